@@ -1,0 +1,195 @@
+//! What every case stands on: seeded inputs, guarded buffers, and the comparison with a bound.
+
+use half::{bf16, f16};
+
+use super::Outcome;
+use crate::{Element, Gpu, Plan, Result, Tensor, Values};
+
+/// SplitMix64: every case seeds its own, so that it replays alone.
+pub(super) struct Random(u64);
+
+impl Random {
+    pub fn new(seed: u64) -> Self {
+        Self(seed)
+    }
+
+    fn bits(&mut self) -> u64 {
+        self.0 = self.0.wrapping_add(0x9e37_79b9_7f4a_7c15);
+        let mut bits = self.0;
+        bits = (bits ^ (bits >> 30)).wrapping_mul(0xbf58_476d_1ce4_e5b9);
+        bits = (bits ^ (bits >> 27)).wrapping_mul(0x94d0_49bb_1331_11eb);
+        bits ^ (bits >> 31)
+    }
+
+    /// Uniform in −1 .. 1.
+    pub fn real(&mut self) -> f32 {
+        (self.bits() >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    }
+
+    /// Uniform in −3 ..= 3: a value that every storage type holds exactly.
+    pub fn integer(&mut self) -> f32 {
+        (self.bits() % 7) as f32 - 3.0
+    }
+
+    pub fn below(&mut self, end: u32) -> u32 {
+        (self.bits() % u64::from(end)) as u32
+    }
+}
+
+/// What a case's numbers are like.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Data {
+    /// Uniform reals; compared by the kernel's bound.
+    Reals,
+    /// Small integers: sums are exact in f32 in any order, so the result must be too.
+    Integers,
+}
+
+impl Data {
+    pub fn values(self, random: &mut Random, count: usize, element: Element) -> Values {
+        let values = (0..count).map(|_| match self {
+            Self::Reals => random.real(),
+            Self::Integers => random.integer(),
+        });
+        match element {
+            Element::F16 => Values::F16(values.map(f16::from_f32).collect()),
+            Element::BF16 => Values::BF16(values.map(bf16::from_f32).collect()),
+            _ => Values::F32(values.collect()),
+        }
+    }
+
+    pub fn bound(self, bound: Vec<f64>) -> Vec<f64> {
+        match self {
+            Self::Reals => bound,
+            Self::Integers => vec![0.0; bound.len()],
+        }
+    }
+
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reals => "reals",
+            Self::Integers => "integers",
+        }
+    }
+}
+
+/// Guard words lie for this many bytes before and behind every operand. What they hold is finite and large, so that a
+/// kernel that reads it shows.
+const GUARD: usize = 256;
+const GUARD_WORD: [u8; 4] = 1e30f32.to_le_bytes();
+/// A NaN that no kernel writes: an output element that nobody computed shows.
+const POISON: [u8; 4] = 0x7fc0_beef_u32.to_le_bytes();
+
+/// An operand in a buffer of its own, between guard words.
+#[derive(Debug)]
+pub(super) struct Operand {
+    buffer: wgpu::Buffer,
+    contents: Vec<u8>,
+    start: usize,
+    bytes: usize,
+    shape: Vec<usize>,
+    element: Element,
+}
+
+impl Operand {
+    /// `shift` elements of the operand's type move it off the aligned place.
+    fn new(gpu: &Gpu, shape: &[usize], element: Element, data: Option<&[u8]>, shift: usize) -> Result<Self> {
+        let bytes = shape.iter().product::<usize>() * element.bytes();
+        let start = GUARD + shift * element.bytes();
+        let mut contents: Vec<u8> =
+            GUARD_WORD.into_iter().cycle().take((start + bytes + GUARD).next_multiple_of(16)).collect();
+        match data {
+            Some(data) => contents[start..start + bytes].copy_from_slice(data),
+            None => contents[start..start + bytes]
+                .iter_mut()
+                .zip(POISON.into_iter().cycle())
+                .for_each(|(to, from)| *to = from),
+        }
+        let buffer = gpu.upload("operand", &contents)?;
+        Ok(Self { buffer, contents, start, bytes, shape: shape.to_vec(), element })
+    }
+
+    pub fn input(gpu: &Gpu, shape: &[usize], values: &Values, shift: usize) -> Result<Self> {
+        Self::new(gpu, shape, values.element(), Some(values.bytes()), shift)
+    }
+
+    pub fn lengths(gpu: &Gpu, lengths: &[u32], shift: usize) -> Result<Self> {
+        Self::new(gpu, &[lengths.len()], Element::U32, Some(bytemuck::cast_slice(lengths)), shift)
+    }
+
+    pub fn output(gpu: &Gpu, shape: &[usize], shift: usize) -> Result<Self> {
+        Self::new(gpu, shape, Element::F32, None, shift)
+    }
+
+    pub fn tensor(&self) -> Tensor<'_> {
+        Tensor::new(&self.buffer, self.element, &self.shape).offset(self.start as u64)
+    }
+
+    /// Everything in the buffer now.
+    async fn read(&self, gpu: &Gpu) -> Result<Vec<u8>> {
+        let words = Tensor::new(&self.buffer, Element::U32, &[self.contents.len() / 4]);
+        gpu.read(&words).await
+    }
+}
+
+/// Submits the plan in one pass.
+pub(super) fn submit(gpu: &Gpu, plan: &Plan) {
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+    gpu.queue().submit([encoder.finish()]);
+}
+
+/// Runs the plan, reads the output, and holds it against the expectation; inputs and guard words must be as before.
+pub(super) async fn judge(
+    gpu: &Gpu,
+    plan: &Plan,
+    inputs: &[(&str, &Operand)],
+    output: &Operand,
+    expected: &[f64],
+    bound: &[f64],
+) -> Result<Outcome> {
+    submit(gpu, plan);
+    let after = output.read(gpu).await?;
+    let result: Vec<f32> = bytemuck::pod_collect_to_vec(&after[output.start..output.start + output.bytes]);
+    let mut outcome = compare(&result, expected, bound);
+    let end = output.start + output.bytes;
+    if after[..output.start] != output.contents[..output.start] || after[end..] != output.contents[end..] {
+        outcome.fault = Some("a guard word around the output was overwritten".into());
+    }
+    for (name, input) in inputs {
+        if input.read(gpu).await? != input.contents {
+            outcome.fault = Some(format!("{name} was overwritten"));
+        }
+    }
+    Ok(outcome)
+}
+
+/// The worst element by its bound.
+pub(super) fn compare(result: &[f32], expected: &[f64], bound: &[f64]) -> Outcome {
+    let mut outcome = Outcome { elements: result.len(), worst: 0.0, signal: None, fault: None };
+    if result.len() != expected.len() || result.len() != bound.len() {
+        outcome.worst = f64::INFINITY;
+        outcome.fault = Some(format!("{} elements, expected {}", result.len(), expected.len()));
+        return outcome;
+    }
+    let mut at = None;
+    for (index, &value) in result.iter().enumerate() {
+        let error = (f64::from(value) - expected[index]).abs();
+        let share = if error == 0.0 {
+            0.0
+        } else if error.is_nan() {
+            f64::INFINITY
+        } else {
+            error / bound[index]
+        };
+        if share > outcome.worst {
+            outcome.worst = share;
+            at = Some(index);
+        }
+    }
+    if let Some(index) = at.filter(|_| outcome.worst > 1.0) {
+        outcome.fault =
+            Some(format!("element {index} is {}, expected {} ± {:.3e}", result[index], expected[index], bound[index]));
+    }
+    outcome
+}

@@ -1,0 +1,594 @@
+//! The device that kernels run on: one the host app owns, or one opened headless.
+
+use std::{
+    collections::HashMap,
+    future::Future,
+    sync::{Arc, Mutex, OnceLock, PoisonError},
+};
+
+use crate::{
+    Error, Result,
+    kernels::{Access, Kernel},
+    shader::Variant,
+    step::Pipeline,
+};
+
+/// A device and queue with the crate's compiled pipelines. Cheap to clone; clones share the pipelines.
+///
+/// The core of the crate only builds and records with it. Submitting, waiting and error handlers stay with whoever owns
+/// the device; only [`Gpu::open`], which makes a device of its own, installs handlers on it.
+///
+/// ```no_run
+/// # fn wrap(device: double_routing::wgpu::Device, queue: double_routing::wgpu::Queue) {
+/// let gpu = double_routing::Gpu::from_device(device, queue);
+/// println!("{}", gpu.info().name);
+/// # }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Gpu(Arc<Inner>);
+
+#[derive(Debug)]
+struct Inner {
+    device: wgpu::Device,
+    queue: wgpu::Queue,
+    info: wgpu::AdapterInfo,
+    limits: wgpu::Limits,
+    /// Stands in for operands without elements, since an empty range cannot be bound.
+    absent: wgpu::Buffer,
+    pipelines: Mutex<HashMap<(&'static str, Variant), Arc<Pipeline>>>,
+    lost: Arc<OnceLock<String>>,
+}
+
+/// The kinds of adapter that want different kernel configurations.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum AdapterClass {
+    /// The shaders run on the CPU: barriers are expensive, caches are large.
+    Software,
+    /// Everything else.
+    Hardware,
+}
+
+/// Which adapter to open. The default takes the best one there is: discrete before integrated before software, and
+/// Vulkan, Metal and DX12 before GL.
+///
+/// ```
+/// use double_routing::{AdapterChoice, wgpu};
+/// let choice = AdapterChoice::default().named("nvidia").backends(wgpu::Backends::VULKAN);
+/// # let _ = choice;
+/// ```
+#[derive(Debug, Clone)]
+pub struct AdapterChoice {
+    name: Option<String>,
+    index: Option<usize>,
+    backends: wgpu::Backends,
+    kind: Option<wgpu::DeviceType>,
+}
+
+impl Default for AdapterChoice {
+    fn default() -> Self {
+        Self { name: None, index: None, backends: wgpu::Backends::all(), kind: None }
+    }
+}
+
+impl AdapterChoice {
+    /// Any part of the adapter's name, case ignored.
+    ///
+    /// ```
+    /// # use double_routing::AdapterChoice;
+    /// let choice = AdapterChoice::default().named("llvmpipe");
+    /// # let _ = choice;
+    /// ```
+    #[must_use]
+    pub fn named(mut self, name: impl Into<String>) -> Self {
+        self.name = Some(name.into());
+        self
+    }
+
+    /// The place in the list of [`Gpu::adapters`] on all backends.
+    ///
+    /// ```
+    /// # use double_routing::AdapterChoice;
+    /// let choice = AdapterChoice::default().index(1);
+    /// # let _ = choice;
+    /// ```
+    #[must_use]
+    pub fn index(mut self, index: usize) -> Self {
+        self.index = Some(index);
+        self
+    }
+
+    /// Only adapters of these backends.
+    ///
+    /// ```
+    /// # use double_routing::{AdapterChoice, wgpu};
+    /// let choice = AdapterChoice::default().backends(wgpu::Backends::GL);
+    /// # let _ = choice;
+    /// ```
+    #[must_use]
+    pub fn backends(mut self, backends: wgpu::Backends) -> Self {
+        self.backends = backends;
+        self
+    }
+
+    /// Only adapters of this kind.
+    ///
+    /// ```
+    /// # use double_routing::{AdapterChoice, wgpu};
+    /// let choice = AdapterChoice::default().kind(wgpu::DeviceType::Cpu);
+    /// # let _ = choice;
+    /// ```
+    #[must_use]
+    pub fn kind(mut self, kind: wgpu::DeviceType) -> Self {
+        self.kind = Some(kind);
+        self
+    }
+
+    fn fits(&self, index: usize, info: &wgpu::AdapterInfo) -> bool {
+        self.index.is_none_or(|wanted| wanted == index)
+            && self.name.as_ref().is_none_or(|name| info.name.to_lowercase().contains(&name.to_lowercase()))
+            && self.backends.contains(wgpu::Backends::from(info.backend))
+            && self.kind.is_none_or(|kind| kind == info.device_type)
+    }
+}
+
+impl std::fmt::Display for AdapterChoice {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let mut words = Vec::new();
+        if let Some(index) = self.index {
+            words.push(format!("number {index}"));
+        }
+        if let Some(name) = &self.name {
+            words.push(format!("named '{name}'"));
+        }
+        if let Some(kind) = self.kind {
+            words.push(format!("of kind {kind:?}"));
+        }
+        if self.backends != wgpu::Backends::all() {
+            let names: Vec<_> = self.backends.iter_names().map(|(name, _)| name.to_lowercase()).collect();
+            words.push(format!("on {}", names.join(" or ")));
+        }
+        f.write_str(&if words.is_empty() { "at all".into() } else { words.join(" ") })
+    }
+}
+
+impl Gpu {
+    /// The limits that every kernel gets by with: WebGPU's defaults contain them.
+    ///
+    /// ```
+    /// use double_routing::{Gpu, wgpu};
+    /// assert!(Gpu::required_limits().check_limits(&wgpu::Limits::default()));
+    /// ```
+    pub fn required_limits() -> wgpu::Limits {
+        wgpu::Limits {
+            max_storage_buffers_per_shader_stage: 6,
+            max_compute_workgroup_storage_size: 16 << 10,
+            max_compute_invocations_per_workgroup: 256,
+            max_compute_workgroup_size_x: 256,
+            max_compute_workgroup_size_y: 256,
+            max_storage_buffer_binding_size: 128 << 20,
+            ..wgpu::Limits::downlevel_defaults()
+        }
+    }
+
+    /// The features without which nothing runs: none.
+    ///
+    /// ```
+    /// assert!(double_routing::Gpu::required_features().is_empty());
+    /// ```
+    pub fn required_features() -> wgpu::Features {
+        wgpu::Features::empty()
+    }
+
+    /// The limits worth asking this adapter for: larger buffers and bindings, finer offsets.
+    ///
+    /// ```no_run
+    /// # fn limits(adapter: &double_routing::wgpu::Adapter) -> double_routing::wgpu::Limits {
+    /// double_routing::Gpu::useful_limits(adapter)
+    /// # }
+    /// ```
+    pub fn useful_limits(adapter: &wgpu::Adapter) -> wgpu::Limits {
+        let limits = adapter.limits();
+        wgpu::Limits {
+            max_buffer_size: limits.max_buffer_size,
+            max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
+            min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
+            ..Self::required_limits().or_worse_values_from(&limits)
+        }
+    }
+
+    /// The optional features this adapter has that the crate makes use of: timestamps, for benchmarks.
+    ///
+    /// ```no_run
+    /// # fn features(adapter: &double_routing::wgpu::Adapter) -> double_routing::wgpu::Features {
+    /// double_routing::Gpu::useful_features(adapter)
+    /// # }
+    /// ```
+    pub fn useful_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+        adapter.features() & wgpu::Features::TIMESTAMP_QUERY
+    }
+
+    /// Wraps a device that the host app owns. Nothing is installed on it.
+    ///
+    /// ```no_run
+    /// # fn wrap(device: double_routing::wgpu::Device, queue: double_routing::wgpu::Queue) {
+    /// let gpu = double_routing::Gpu::from_device(device, queue);
+    /// # let _ = gpu;
+    /// # }
+    /// ```
+    pub fn from_device(device: wgpu::Device, queue: wgpu::Queue) -> Self {
+        let absent = device.create_buffer(&wgpu::BufferDescriptor {
+            label: Some("double-routing: no elements"),
+            size: 16,
+            usage: wgpu::BufferUsages::STORAGE,
+            mapped_at_creation: false,
+        });
+        Self(Arc::new(Inner {
+            info: device.adapter_info(),
+            limits: device.limits(),
+            absent,
+            pipelines: Mutex::default(),
+            lost: Arc::default(),
+            device,
+            queue,
+        }))
+    }
+
+    /// Every adapter of these backends, best first: the order that [`AdapterChoice::index`] counts in.
+    ///
+    /// ```no_run
+    /// # async fn list() {
+    /// for adapter in double_routing::Gpu::adapters(double_routing::wgpu::Backends::all()).await {
+    ///     println!("{}", adapter.get_info().name);
+    /// }
+    /// # }
+    /// ```
+    pub async fn adapters(backends: wgpu::Backends) -> Vec<wgpu::Adapter> {
+        let instance = wgpu::Instance::new(wgpu::InstanceDescriptor {
+            backends,
+            ..wgpu::InstanceDescriptor::new_without_display_handle_from_env()
+        });
+        let mut adapters = instance.enumerate_adapters(backends).await;
+        adapters.sort_by_key(|adapter| preference(&adapter.get_info()));
+        adapters
+    }
+
+    /// Opens a device of its own on the chosen adapter. Errors that nobody asked about are logged.
+    ///
+    /// # Errors
+    /// [`Error::NoAdapter`] where none fits, naming those there are; [`Error::Device`] where the adapter refuses.
+    ///
+    /// ```no_run
+    /// # async fn open() -> double_routing::Result<()> {
+    /// let gpu = double_routing::Gpu::open(&double_routing::AdapterChoice::default()).await?;
+    /// println!("{} ({:?})", gpu.info().name, gpu.info().backend);
+    /// # Ok(()) }
+    /// ```
+    pub async fn open(choice: &AdapterChoice) -> Result<Self> {
+        let adapters = Self::adapters(wgpu::Backends::all()).await;
+        let adapter = adapters.iter().enumerate().find(|(index, adapter)| choice.fits(*index, &adapter.get_info()));
+        let Some((_, adapter)) = adapter else {
+            let there: Vec<_> = adapters
+                .iter()
+                .enumerate()
+                .map(|(index, adapter)| (index, adapter.get_info()))
+                .map(|(index, info)| format!("{index}: {} ({})", info.name, info.backend))
+                .collect();
+            let there = if there.is_empty() { "none".into() } else { there.join(", ") };
+            return Err(Error::NoAdapter(format!("{choice}; there: {there}")));
+        };
+        Self::open_adapter(adapter, Self::useful_features(adapter), Self::useful_limits(adapter)).await
+    }
+
+    /// Opens a device of its own on this adapter, with these features and limits.
+    ///
+    /// # Errors
+    /// [`Error::Device`] where the adapter refuses them.
+    ///
+    /// ```no_run
+    /// # async fn open(adapter: &double_routing::wgpu::Adapter) -> double_routing::Result<double_routing::Gpu> {
+    /// use double_routing::Gpu;
+    /// // No more than WebGPU promises everywhere.
+    /// Gpu::open_adapter(adapter, Gpu::required_features(), double_routing::wgpu::Limits::default()).await
+    /// # }
+    /// ```
+    pub async fn open_adapter(adapter: &wgpu::Adapter, features: wgpu::Features, limits: wgpu::Limits) -> Result<Self> {
+        let (device, queue) = adapter
+            .request_device(&wgpu::DeviceDescriptor {
+                label: Some("double-routing"),
+                required_features: features,
+                required_limits: limits,
+                ..Default::default()
+            })
+            .await
+            .map_err(|error| Error::Device(format!("{}: {error}", adapter.get_info().name)))?;
+        let gpu = Self::from_device(device, queue);
+        let lost = gpu.0.lost.clone();
+        gpu.device().set_device_lost_callback(move |reason, message| {
+            if reason != wgpu::DeviceLostReason::Destroyed {
+                log::error!("device lost: {message}");
+            }
+            // Only the first loss is the cause; a second report has nothing to add.
+            let _ = lost.set(message);
+        });
+        gpu.device().on_uncaptured_error(Arc::new(|error| log::error!("{error}")));
+        log::info!("opened {} ({}, {})", gpu.info().name, gpu.info().backend, gpu.info().driver_info);
+        Ok(gpu)
+    }
+
+    /// The device.
+    ///
+    /// ```no_run
+    /// # fn encoder(gpu: &double_routing::Gpu) -> double_routing::wgpu::CommandEncoder {
+    /// gpu.device().create_command_encoder(&Default::default())
+    /// # }
+    /// ```
+    pub fn device(&self) -> &wgpu::Device {
+        &self.0.device
+    }
+
+    /// The queue.
+    ///
+    /// ```no_run
+    /// # fn submit(gpu: &double_routing::Gpu, encoder: double_routing::wgpu::CommandEncoder) {
+    /// gpu.queue().submit([encoder.finish()]);
+    /// # }
+    /// ```
+    pub fn queue(&self) -> &wgpu::Queue {
+        &self.0.queue
+    }
+
+    /// What the adapter says about itself.
+    ///
+    /// ```no_run
+    /// # fn name(gpu: &double_routing::Gpu) -> &str {
+    /// &gpu.info().name
+    /// # }
+    /// ```
+    pub fn info(&self) -> &wgpu::AdapterInfo {
+        &self.0.info
+    }
+
+    /// Why the device was lost, where it was opened by [`Gpu::open`] and has been.
+    ///
+    /// ```no_run
+    /// # fn alive(gpu: &double_routing::Gpu) -> bool {
+    /// gpu.lost().is_none()
+    /// # }
+    /// ```
+    pub fn lost(&self) -> Option<&str> {
+        self.0.lost.get().map(String::as_str)
+    }
+
+    /// A buffer for `elements` elements that kernels read and write and that can be copied from and to. At least 16 bytes.
+    ///
+    /// # Errors
+    /// [`Error::Limit`] beyond the device's largest buffer. Where memory runs out, wgpu reports it to the error scope or
+    /// handler in force; see [`Gpu::error_scope`].
+    ///
+    /// ```no_run
+    /// # fn buffer(gpu: &double_routing::Gpu) -> double_routing::Result<double_routing::wgpu::Buffer> {
+    /// gpu.buffer("activations", double_routing::Element::F32, 4096)
+    /// # }
+    /// ```
+    pub fn buffer(&self, label: &str, element: crate::Element, elements: u64) -> Result<wgpu::Buffer> {
+        let size = elements.saturating_mul(element.bytes() as u64).next_multiple_of(16).max(16);
+        if size > self.limits().max_buffer_size {
+            return Err(Error::Limit {
+                operation: "buffer",
+                what: format!("{label} in bytes"),
+                needed: size,
+                allowed: self.limits().max_buffer_size,
+            });
+        }
+        Ok(self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some(label),
+            size,
+            usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+            mapped_at_creation: false,
+        }))
+    }
+
+    /// A buffer that holds `bytes`, zero-padded to a multiple of 16, written with the next submission of the queue.
+    ///
+    /// # Errors
+    /// As [`Gpu::buffer`].
+    ///
+    /// ```no_run
+    /// # fn buffer(gpu: &double_routing::Gpu) -> double_routing::Result<double_routing::wgpu::Buffer> {
+    /// gpu.upload("lengths", double_routing::bytemuck::cast_slice(&[9u32, 5, 1, 0]))
+    /// # }
+    /// ```
+    pub fn upload(&self, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let buffer = self.buffer(label, crate::Element::F32, bytes.len().div_ceil(4) as u64)?;
+        self.write(&buffer, bytes);
+        Ok(buffer)
+    }
+
+    /// Writes `bytes` to the start of a buffer with the next submission of the queue.
+    ///
+    /// ```no_run
+    /// # fn write(gpu: &double_routing::Gpu, buffer: &double_routing::wgpu::Buffer) {
+    /// gpu.write(buffer, double_routing::bytemuck::cast_slice(&[1.0f32, 2.0]));
+    /// # }
+    /// ```
+    pub fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
+        let whole = bytes.len() - bytes.len() % 4;
+        if whole > 0 {
+            self.queue().write_buffer(buffer, 0, &bytes[..whole]);
+        }
+        if whole < bytes.len() {
+            let mut last = [0; 4];
+            last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
+            self.queue().write_buffer(buffer, whole as u64, &last);
+        }
+    }
+
+    /// Opens error scopes on the device, so that what the graphics API reports from here on (out of memory above all) comes
+    /// back from [`ErrorScope::close`] instead of going to the device's handler.
+    ///
+    /// ```no_run
+    /// # async fn big(gpu: &double_routing::Gpu) -> double_routing::Result<double_routing::wgpu::Buffer> {
+    /// let scope = gpu.error_scope();
+    /// let buffer = gpu.buffer("large", double_routing::Element::F32, 1 << 28);
+    /// scope.close().await?;
+    /// buffer
+    /// # }
+    /// ```
+    pub fn error_scope(&self) -> ErrorScope {
+        ErrorScope {
+            memory: self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory),
+            internal: self.device().push_error_scope(wgpu::ErrorFilter::Internal),
+            validation: self.device().push_error_scope(wgpu::ErrorFilter::Validation),
+        }
+    }
+
+    pub(crate) fn limits(&self) -> &wgpu::Limits {
+        &self.0.limits
+    }
+
+    /// The largest range that one binding can serve, in bytes.
+    pub(crate) fn binding_limit(&self) -> u64 {
+        let limits = self.limits();
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 * 4
+    }
+
+    pub(crate) fn absent(&self) -> &wgpu::Buffer {
+        &self.0.absent
+    }
+
+    pub(crate) fn class(&self) -> AdapterClass {
+        match self.info().device_type {
+            wgpu::DeviceType::Cpu => AdapterClass::Software,
+            _ => AdapterClass::Hardware,
+        }
+    }
+
+    /// A uniform buffer that holds a kernel's parameters. Filled where it is made, so that no submission is needed.
+    pub(crate) fn uniform(&self, bytes: &[u8]) -> Result<wgpu::Buffer> {
+        let buffer = self.device().create_buffer(&wgpu::BufferDescriptor {
+            label: Some("parameters"),
+            size: bytes.len() as u64,
+            usage: wgpu::BufferUsages::UNIFORM,
+            mapped_at_creation: true,
+        });
+        match buffer.slice(..).get_mapped_range_mut() {
+            Ok(mut mapped) => mapped.slice(..).copy_from_slice(bytes),
+            Err(error) => return Err(Error::OutOfMemory(format!("a kernel's parameters: {error}"))),
+        }
+        buffer.unmap();
+        Ok(buffer)
+    }
+
+    /// The compiled pipeline of a kernel variant, made at its first use.
+    pub(crate) fn pipeline(&self, kernel: &'static Kernel, variant: &Variant) -> Result<Arc<Pipeline>> {
+        let key = (kernel.name(), variant.clone());
+        let mut pipelines = self.0.pipelines.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(pipeline) = pipelines.get(&key) {
+            return Ok(pipeline.clone());
+        }
+        let pipeline = Arc::new(self.compile(kernel, variant)?);
+        pipelines.insert(key, pipeline.clone());
+        Ok(pipeline)
+    }
+
+    fn compile(&self, kernel: &'static Kernel, variant: &Variant) -> Result<Pipeline> {
+        log::debug!("compiling {} {variant}", kernel.name());
+        let buffer = |binding, ty| wgpu::BindGroupLayoutEntry {
+            binding,
+            visibility: wgpu::ShaderStages::COMPUTE,
+            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            count: None,
+        };
+        let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
+        for slot in kernel.slots(variant)? {
+            entries.push(buffer(
+                slot.binding,
+                wgpu::BufferBindingType::Storage { read_only: slot.access == Access::Read },
+            ));
+        }
+        let layout = self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
+            label: Some(kernel.name()),
+            entries: &entries,
+        });
+        let wgsl = kernel.wgsl(variant)?;
+        let description =
+            wgpu::ShaderModuleDescriptor { label: Some(kernel.name()), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
+        let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
+        // SAFETY: bounds checks stay on. What is left out is the guard against endless loops: every loop of the crate's
+        // shaders counts up to a bound in steps of at least one, and the host bounds the counts (u32, well below wrapping).
+        let module = unsafe { self.device().create_shader_module_trusted(description, checks) };
+        let compute = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
+            label: Some(kernel.name()),
+            layout: Some(&self.device().create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
+                label: Some(kernel.name()),
+                bind_group_layouts: &[Some(&layout)],
+                ..Default::default()
+            })),
+            module: &module,
+            entry_point: Some("main"),
+            compilation_options: wgpu::PipelineCompilationOptions {
+                // Every element of workgroup memory is written before it is read.
+                zero_initialize_workgroup_memory: false,
+                ..Default::default()
+            },
+            cache: None,
+        });
+        Ok(Pipeline { compute, layout })
+    }
+}
+
+/// Error scopes of a device, from [`Gpu::error_scope`] to [`ErrorScope::close`], on one thread.
+///
+/// ```no_run
+/// # async fn check(gpu: &double_routing::Gpu) -> double_routing::Result<()> {
+/// let scope = gpu.error_scope();
+/// // Build plans, submit work …
+/// scope.close().await
+/// # }
+/// ```
+#[derive(Debug)]
+#[must_use = "errors are lost unless the scope is closed"]
+pub struct ErrorScope {
+    memory: wgpu::ErrorScopeGuard,
+    internal: wgpu::ErrorScopeGuard,
+    validation: wgpu::ErrorScopeGuard,
+}
+
+impl ErrorScope {
+    /// Ends the scope at once; the future gives what was reported in it.
+    ///
+    /// # Errors
+    /// The first error the graphics API reported; out of memory before any other, since others follow from it.
+    ///
+    /// ```no_run
+    /// # async fn check(scope: double_routing::ErrorScope) -> double_routing::Result<()> {
+    /// scope.close().await
+    /// # }
+    /// ```
+    pub fn close(self) -> impl Future<Output = Result<()>> + use<> {
+        // Scopes are a stack: the last opened is the first closed.
+        let (validation, internal, memory) = (self.validation.pop(), self.internal.pop(), self.memory.pop());
+        async move {
+            match [memory.await, internal.await, validation.await].into_iter().flatten().next() {
+                Some(error) => Err(error.into()),
+                None => Ok(()),
+            }
+        }
+    }
+}
+
+/// Smaller is better.
+fn preference(info: &wgpu::AdapterInfo) -> (u8, u8) {
+    let kind = match info.device_type {
+        wgpu::DeviceType::DiscreteGpu => 0,
+        wgpu::DeviceType::IntegratedGpu => 1,
+        wgpu::DeviceType::VirtualGpu => 2,
+        wgpu::DeviceType::Other => 3,
+        wgpu::DeviceType::Cpu => 4,
+    };
+    let backend = match info.backend {
+        wgpu::Backend::Gl => 1,
+        _ => 0,
+    };
+    (kind, backend)
+}

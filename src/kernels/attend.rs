@@ -1,0 +1,239 @@
+//! The attention logit of each token. Shader: `shaders/attend.wgsl`.
+
+use super::{Kernel, Slot, WEIGHT_ELEMENTS, in_quads, params, shader_u32};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, device::AdapterClass, shader::Variant, tensor::elements};
+
+/// The kernel behind [`Attend`].
+///
+/// ```
+/// assert_eq!(double_routing::kernels::ATTEND.name(), "attend");
+/// ```
+pub const ATTEND: Kernel = Kernel {
+    name: "attend",
+    source: include_str!("../../shaders/attend.wgsl"),
+    params: Params::fields,
+    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), Slot::read(3, "bias").when("BIAS"), Slot::write(4, "logits")],
+    variants: || {
+        let mut variants = Vec::new();
+        for (_, _, shape) in SHAPES {
+            for element in WEIGHT_ELEMENTS {
+                for flags in 0..4u32 {
+                    let variant = shape
+                        .define(Variant::default())
+                        .word("x_TYPE", "f32")
+                        .flag("x_QUADS", flags & 1 == 1)
+                        .word("v_TYPE", element.name())
+                        .flag("v_QUADS", flags & 2 == 2);
+                    variants.push(variant.clone().flag("BIAS", false));
+                    for bias in WEIGHT_ELEMENTS {
+                        let variant = variant.clone().flag("BIAS", true);
+                        variants.push(variant.word("bias_TYPE", bias.name()).flag("bias_QUADS", false));
+                    }
+                }
+            }
+        }
+        variants
+    },
+};
+
+params! {
+    struct Params {
+        rows,
+        depth,
+        x_first,
+        v_first,
+        bias_first,
+        logits_first,
+        unused_0,
+        unused_1,
+    }
+}
+
+/// How a workgroup shares out its rows.
+#[derive(Debug, Clone, Copy)]
+struct Shape {
+    /// Invocations that share a row (a power of two).
+    lanes: u32,
+    /// Rows of a workgroup.
+    rows: u32,
+}
+
+impl Shape {
+    fn define(self, variant: Variant) -> Variant {
+        variant.number("LANES", self.lanes).number("ROWS", self.rows)
+    }
+}
+
+/// The shape for an adapter class and a depth; the first that fits is taken.
+const SHAPES: &[(AdapterClass, u64, Shape)] = &[
+    // On CPUs one vector of lanes shares a row: neighbours then read neighbouring quads.
+    (AdapterClass::Software, 1 << 18, Shape { lanes: 8, rows: 4 }),
+    (AdapterClass::Hardware, 256, Shape { lanes: 16, rows: 4 }),
+    (AdapterClass::Hardware, 1 << 18, Shape { lanes: 32, rows: 4 }),
+    // As many lanes as WebGPU allows: an invocation of the longest row that a binding of 128 MiB can hold then runs
+    // 32 768 iterations, within the 65 535 after which software Vulkan drivers stop it.
+    (AdapterClass::Software, u64::MAX, Shape { lanes: 256, rows: 1 }),
+    (AdapterClass::Hardware, u64::MAX, Shape { lanes: 256, rows: 1 }),
+];
+
+/// The attention logit of each token: `logits = x·v + bias`.
+///
+/// | tensor | shape | elements |
+/// |---|---|---|
+/// | `x` | `[…, K]` | f32 |
+/// | `v` | `[K]`, or `[1, K]` as `nn.Linear` stores it | f32, f16, bf16 |
+/// | `bias` | `[1]` | f32, f16, bf16 |
+/// | `logits` | x's leading dimensions, with or without a last one of 1 | f32 |
+///
+/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|x||v| + |bias|).
+///
+/// ```no_run
+/// use double_routing::{Gpu, Tensor, kernels::Attend};
+/// # use double_routing::wgpu;
+/// # fn record(gpu: &Gpu, h: &wgpu::Buffer, v: &wgpu::Buffer, logits: &wgpu::Buffer, pass: &mut wgpu::ComputePass<'_>)
+/// # -> double_routing::Result<()> {
+/// let (h, v, logits) = (Tensor::f32(h, &[8, 512, 64]), Tensor::f32(v, &[1, 64]), Tensor::f32(logits, &[8, 512]));
+/// Attend::new(h, v, logits).plan(gpu)?.record(pass);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Attend<'a> {
+    x: Tensor<'a>,
+    v: Tensor<'a>,
+    logits: Tensor<'a>,
+    bias: Option<Tensor<'a>>,
+}
+
+const NAME: &str = "attend";
+
+impl<'a> Attend<'a> {
+    /// `logits = x·v`.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Attend};
+    /// # fn attend<'a>(x: Tensor<'a>, v: Tensor<'a>, logits: Tensor<'a>) -> Attend<'a> {
+    /// Attend::new(x, v, logits)
+    /// # }
+    /// ```
+    pub fn new(x: Tensor<'a>, v: Tensor<'a>, logits: Tensor<'a>) -> Self {
+        Self { x, v, logits, bias: None }
+    }
+
+    /// Adds `bias` to every logit.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Attend};
+    /// # fn attend<'a>(attend: Attend<'a>, bias: Tensor<'a>) -> Attend<'a> {
+    /// attend.bias(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bias(mut self, bias: Tensor<'a>) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Checks everything and builds the steps.
+    ///
+    /// # Errors
+    /// As [`Matmul::plan`](super::Matmul::plan).
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, Plan, Result, kernels::Attend};
+    /// # fn plan(gpu: &Gpu, attend: Attend<'_>) -> Result<Plan> {
+    /// attend.plan(gpu)
+    /// # }
+    /// ```
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let (rows, depth) = self.check()?;
+        let mut plan = Plan::default();
+        let fits = |(class, most, _): &&(AdapterClass, u64, Shape)| *class == gpu.class() && depth <= *most;
+        // The last row of either class fits every depth.
+        let shape = SHAPES.iter().find(fits).map_or(SHAPES[SHAPES.len() - 1].2, |(_, _, shape)| *shape);
+        let limit = gpu.binding_limit() - u64::from(gpu.limits().min_storage_buffer_offset_alignment);
+        let row_bytes = (depth * 4).max(4);
+        if row_bytes > limit {
+            return Err(Error::Limit {
+                operation: NAME,
+                what: "a row of x in bytes".into(),
+                needed: row_bytes,
+                allowed: limit,
+            });
+        }
+        let rows_each = limit / row_bytes;
+        let mut first = 0;
+        while first < rows {
+            let count = rows_each.min(rows - first);
+            let x = self.x.bind(gpu, NAME, "x", first * depth, count * depth)?;
+            let v = self.v.bind(gpu, NAME, "v", 0, depth)?;
+            let logits = self.logits.bind(gpu, NAME, "logits", first, count)?;
+            let mut params = Params {
+                rows: shader_u32(NAME, "rows", count)?,
+                depth: shader_u32(NAME, "depth", depth)?,
+                x_first: x.first,
+                v_first: v.first,
+                logits_first: logits.first,
+                ..Params::default()
+            };
+            let mut variant = shape
+                .define(Variant::default())
+                .word("x_TYPE", self.x.element().name())
+                .flag("x_QUADS", in_quads(&x, &[depth]))
+                .word("v_TYPE", self.v.element().name())
+                .flag("v_QUADS", in_quads(&v, &[depth]))
+                .flag("BIAS", self.bias.is_some());
+            let mut operands = vec![("x", &x), ("v", &v), ("logits", &logits)];
+            let bias = match &self.bias {
+                Some(bias) => Some((bias.element(), bias.bind(gpu, NAME, "bias", 0, 1)?)),
+                None => None,
+            };
+            if let Some((element, bound)) = &bias {
+                params.bias_first = bound.first;
+                variant = variant.word("bias_TYPE", element.name()).flag("bias_QUADS", false);
+                operands.push(("bias", bound));
+            }
+            plan.push(Step::new(
+                gpu,
+                &ATTEND,
+                variant,
+                format!("{NAME} {count}x{depth}"),
+                bytemuck::bytes_of(&params),
+                &operands,
+                count.div_ceil(u64::from(shape.rows)),
+            )?);
+            first += count;
+        }
+        Ok(plan)
+    }
+
+    /// The rows and the depth.
+    fn check(&self) -> Result<(u64, u64)> {
+        let (x, v, logits) = (self.x.shape(), self.v.shape(), self.logits.shape());
+        let ([leading @ .., depth], [depth_of_v] | [1, depth_of_v]) = (x, v) else {
+            return Err(Error::shape(NAME, format!("x {x:?} needs a dimension, v {v:?} is one row")));
+        };
+        if depth != depth_of_v {
+            return Err(Error::shape(NAME, format!("inner dimensions differ: x is {x:?}, v is {v:?}")));
+        }
+        if logits != leading && logits != [leading, &[1]].concat() {
+            return Err(Error::shape(NAME, format!("logits are {logits:?}, x {x:?} gives {leading:?}")));
+        }
+        self.x.check_element(NAME, "x", &[Element::F32])?;
+        self.v.check_element(NAME, "v", WEIGHT_ELEMENTS)?;
+        self.logits.check_element(NAME, "logits", &[Element::F32])?;
+        if let Some(bias) = &self.bias {
+            if bias.shape() != [1] {
+                return Err(Error::shape(NAME, format!("bias is {:?}, expected [1]", bias.shape())));
+            }
+            bias.check_element(NAME, "bias", WEIGHT_ELEMENTS)?;
+        }
+        for (name, tensor) in [("x", Some(&self.x)), ("v", Some(&self.v)), ("bias", self.bias.as_ref())] {
+            if let Some(tensor) = tensor {
+                tensor.check(NAME, name)?;
+                tensor.check_apart(NAME, name, &self.logits)?;
+            }
+        }
+        self.logits.check(NAME, "logits")?;
+        Ok((elements(NAME, leading)?, *depth as u64))
+    }
+}

@@ -1,0 +1,228 @@
+//! C = A·B + bias and C = A·Bᵀ + bias. Shader: `shaders/matmul.wgsl`.
+
+use super::{
+    Kernel, Slot, WEIGHT_ELEMENTS, params,
+    tile::{self, Multiplication, Product, Tile},
+};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::elements};
+
+/// The kernel behind [`Matmul`].
+///
+/// ```
+/// assert_eq!(double_routing::kernels::MATMUL.name(), "matmul");
+/// ```
+pub const MATMUL: Kernel = Kernel {
+    name: "matmul",
+    source: include_str!("../../shaders/matmul.wgsl"),
+    params: Params::fields,
+    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), Slot::read(3, "bias").when("BIAS"), Slot::write(4, "c")],
+    variants: || {
+        let mut variants = Vec::new();
+        for product in tile::variants() {
+            variants.push(product.clone().flag("BIAS", false));
+            for element in WEIGHT_ELEMENTS {
+                let bias = product.clone().flag("BIAS", true);
+                variants.push(bias.word("bias_TYPE", element.name()).flag("bias_QUADS", false));
+            }
+        }
+        variants
+    },
+};
+
+params! {
+    struct Params embeds product: Product {
+        bias_first,
+        unused_0,
+        unused_1,
+        unused_2,
+    }
+}
+
+/// Matrix product: `c = a·b + bias`, or with [`Matmul::transposed`] `c = a·bᵀ + bias`, the layout of PyTorch's `nn.Linear`.
+///
+/// | tensor | shape | elements |
+/// |---|---|---|
+/// | `a` | `[…, M, K]` | f32 |
+/// | `b` | `[K, N]`, or `[N, K]` transposed, for all batches; or one for each: `[…, K, N]` with a's leading dimensions | f32, f16, bf16 |
+/// | `bias` | `[N]` | f32, f16, bf16 |
+/// | `c` | `[…, M, N]` | f32 |
+///
+/// No dimension is too small (K = 0 gives the bias) or too large: what exceeds a binding or a dispatch is split.
+/// Sums are f32: |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|).
+///
+/// ```no_run
+/// use double_routing::{Gpu, Tensor, kernels::Matmul};
+/// # fn record(gpu: &Gpu, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer, pass: &mut wgpu::ComputePass<'_>)
+/// # -> double_routing::Result<()> {
+/// # use double_routing::wgpu;
+/// let (a, b, c) = (Tensor::f32(a, &[512, 768]), Tensor::f32(b, &[256, 768]), Tensor::f32(c, &[512, 256]));
+/// let plan = Matmul::new(a, b, c).transposed().plan(gpu)?;
+/// plan.record(pass);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Matmul<'a> {
+    a: Tensor<'a>,
+    b: Tensor<'a>,
+    c: Tensor<'a>,
+    bias: Option<Tensor<'a>>,
+    transposed: bool,
+    batch_invariant: bool,
+}
+
+const NAME: &str = "matmul";
+
+impl<'a> Matmul<'a> {
+    /// `c = a·b`.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Matmul};
+    /// # fn product<'a>(a: Tensor<'a>, b: Tensor<'a>, c: Tensor<'a>) -> Matmul<'a> {
+    /// Matmul::new(a, b, c)
+    /// # }
+    /// ```
+    pub fn new(a: Tensor<'a>, b: Tensor<'a>, c: Tensor<'a>) -> Self {
+        Self { a, b, c, bias: None, transposed: false, batch_invariant: false }
+    }
+
+    /// B is stored `[N, K]`: `c = a·bᵀ`.
+    ///
+    /// ```no_run
+    /// # use double_routing::kernels::Matmul;
+    /// # fn product<'a>(matmul: Matmul<'a>) -> Matmul<'a> {
+    /// matmul.transposed()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn transposed(mut self) -> Self {
+        self.transposed = true;
+        self
+    }
+
+    /// Adds `bias` to every row.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Matmul};
+    /// # fn product<'a>(matmul: Matmul<'a>, bias: Tensor<'a>) -> Matmul<'a> {
+    /// matmul.bias(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bias(mut self, bias: Tensor<'a>) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Chooses the configuration without regard to the number of rows, so that a row's result does not depend on how
+    /// many others there are.
+    ///
+    /// ```no_run
+    /// # use double_routing::kernels::Matmul;
+    /// # fn product<'a>(matmul: Matmul<'a>) -> Matmul<'a> {
+    /// matmul.batch_invariant(true)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn batch_invariant(mut self, invariant: bool) -> Self {
+        self.batch_invariant = invariant;
+        self
+    }
+
+    /// Checks everything and builds the steps.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where a
+    /// single row exceeds a binding.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, Plan, Result, kernels::Matmul};
+    /// # fn plan(gpu: &Gpu, matmul: Matmul<'_>) -> Result<Plan> {
+    /// matmul.plan(gpu)
+    /// # }
+    /// ```
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let multiplication = self.check()?;
+        let mut plan = Plan::default();
+        if multiplication.batches * multiplication.rows * multiplication.columns == 0 {
+            return Ok(plan);
+        }
+        let tile = Tile::choose(gpu, multiplication.rows, self.batch_invariant);
+        for piece in multiplication.pieces(gpu, tile)? {
+            let mut variant = piece.define(&multiplication, tile).flag("BIAS", self.bias.is_some());
+            let mut params = Params { product: piece.product, ..Params::default() };
+            let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("c", &piece.c)];
+            let bias = match &self.bias {
+                Some(bias) => Some((bias.element(), bias.bind(gpu, NAME, "bias", piece.column, piece.columns)?)),
+                None => None,
+            };
+            if let Some((element, bound)) = &bias {
+                params.bias_first = bound.first;
+                variant = variant.word("bias_TYPE", element.name()).flag("bias_QUADS", false);
+                operands.push(("bias", bound));
+            }
+            plan.push(Step::new(
+                gpu,
+                &MATMUL,
+                variant,
+                format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
+                bytemuck::bytes_of(&params),
+                &operands,
+                piece.workgroups,
+            )?);
+        }
+        Ok(plan)
+    }
+
+    fn check(&self) -> Result<Multiplication<'_>> {
+        let layout = if self.transposed { "[N, K]" } else { "[K, N]" };
+        let (a, b, c) = (self.a.shape(), self.b.shape(), self.c.shape());
+        let ([a_batch @ .., rows, depth], [b_batch @ .., b_0, b_1]) = (a, b) else {
+            return Err(Error::shape(NAME, format!("a {a:?} and b {b:?} need at least two dimensions")));
+        };
+        let (b_depth, columns) = if self.transposed { (b_1, b_0) } else { (b_0, b_1) };
+        if depth != b_depth {
+            return Err(Error::shape(NAME, format!("inner dimensions differ: a is {a:?}, b as {layout} is {b:?}")));
+        }
+        if !b_batch.is_empty() && b_batch != a_batch {
+            return Err(Error::shape(NAME, format!("batch dimensions differ: a is {a:?}, b is {b:?}")));
+        }
+        let wanted = [a_batch, &[*rows, *columns]].concat();
+        if c != wanted {
+            return Err(Error::shape(NAME, format!("c is {c:?}, a {a:?} times b as {layout} {b:?} gives {wanted:?}")));
+        }
+        if let Some(bias) = &self.bias
+            && bias.shape() != [*columns]
+        {
+            return Err(Error::shape(NAME, format!("bias is {:?}, expected {:?}", bias.shape(), [columns])));
+        }
+        self.a.check_element(NAME, "a", &[Element::F32])?;
+        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
+        self.c.check_element(NAME, "c", &[Element::F32])?;
+        if let Some(bias) = &self.bias {
+            bias.check_element(NAME, "bias", WEIGHT_ELEMENTS)?;
+        }
+        for (name, tensor) in [("a", Some(&self.a)), ("b", Some(&self.b)), ("bias", self.bias.as_ref())] {
+            if let Some(tensor) = tensor {
+                tensor.check(NAME, name)?;
+                tensor.check_apart(NAME, name, &self.c)?;
+            }
+        }
+        self.c.check(NAME, "c")?;
+        let batches = elements(NAME, a_batch)?;
+        let b_batched = !b_batch.is_empty();
+        // One B for all batches: their rows are the rows of one product.
+        let (batches, rows) = if b_batched { (batches, *rows as u64) } else { (1, batches * *rows as u64) };
+        Ok(Multiplication {
+            operation: NAME,
+            a: &self.a,
+            b: &self.b,
+            c: &self.c,
+            batches,
+            rows,
+            columns: *columns as u64,
+            depth: *depth as u64,
+            transposed: self.transposed,
+            b_batched,
+        })
+    }
+}

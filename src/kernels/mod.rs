@@ -1,0 +1,214 @@
+//! The kernels, each one file here and one of the same name in `shaders/`.
+//!
+//! A kernel's builder takes the caller's [`Tensor`](crate::Tensor)s, checks everything, and gives a
+//! [`Plan`](crate::Plan): usually one dispatch, more where a tensor is larger than a binding may be or a sum is too deep
+//! for one.
+
+mod attend;
+mod matmul;
+mod route;
+mod softmax;
+mod tile;
+
+pub use attend::Attend;
+pub use matmul::Matmul;
+pub use route::Route;
+pub use softmax::Softmax;
+
+use crate::{
+    Element, Error, Result,
+    shader::{Variant, assemble},
+    tensor::Bound,
+};
+
+/// The registered kernels. Everything that goes over all kernels (tests, tools) goes over this.
+///
+/// ```
+/// for kernel in double_routing::kernels::ALL {
+///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
+/// }
+/// ```
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE];
+
+pub use attend::ATTEND;
+pub use matmul::MATMUL;
+pub use route::ROUTE;
+pub use softmax::SOFTMAX;
+
+/// A kernel: its WGSL, what it binds, and the ways it can be specialised.
+///
+/// ```
+/// use double_routing::kernels::MATMUL;
+/// let variant = &MATMUL.variants()[0];
+/// println!("// {variant}\n{}", MATMUL.wgsl(variant)?);
+/// # Ok::<(), double_routing::Error>(())
+/// ```
+#[derive(Debug)]
+pub struct Kernel {
+    name: &'static str,
+    source: &'static str,
+    /// The fields of the parameter struct at binding 0, and the byte each starts at.
+    params: fn() -> Vec<(String, usize)>,
+    slots: &'static [Slot],
+    variants: fn() -> Vec<Variant>,
+}
+
+/// How a shader uses a binding.
+///
+/// ```
+/// use double_routing::kernels::Access;
+/// assert_ne!(Access::Read, Access::Write);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Access {
+    /// `var<storage, read>`.
+    Read,
+    /// `var<storage, read_write>`.
+    Write,
+}
+
+/// One storage binding of a kernel, in group 0.
+///
+/// ```
+/// use double_routing::kernels::{Access, MATMUL};
+/// let slots = MATMUL.slots(&MATMUL.variants()[0])?;
+/// assert_eq!((slots[0].name, slots[0].binding, slots[0].access), ("a", 1, Access::Read));
+/// # Ok::<(), double_routing::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy)]
+pub struct Slot {
+    /// The binding's number.
+    pub binding: u32,
+    /// The variable's name in the shader.
+    pub name: &'static str,
+    /// Whether the shader writes to it.
+    pub access: Access,
+    /// The condition, in the words of the shader's `//#if`, under which the variant has it.
+    when: Option<&'static str>,
+}
+
+impl Slot {
+    const fn read(binding: u32, name: &'static str) -> Self {
+        Self { binding, name, access: Access::Read, when: None }
+    }
+
+    const fn write(binding: u32, name: &'static str) -> Self {
+        Self { binding, name, access: Access::Write, when: None }
+    }
+
+    const fn when(mut self, condition: &'static str) -> Self {
+        self.when = Some(condition);
+        self
+    }
+}
+
+impl Kernel {
+    /// The stem of its files.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::kernels::SOFTMAX.name(), "softmax");
+    /// ```
+    pub const fn name(&self) -> &'static str {
+        self.name
+    }
+
+    /// Every variant that the host can ask for.
+    ///
+    /// ```
+    /// assert!(!double_routing::kernels::ROUTE.variants().is_empty());
+    /// ```
+    pub fn variants(&self) -> Vec<Variant> {
+        (self.variants)()
+    }
+
+    /// The WGSL of one variant.
+    ///
+    /// # Errors
+    /// Where the variant is of another kernel.
+    ///
+    /// ```
+    /// use double_routing::kernels::ATTEND;
+    /// assert!(ATTEND.wgsl(&ATTEND.variants()[0])?.contains("@compute"));
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn wgsl(&self, variant: &Variant) -> Result<String> {
+        assemble(self.source, variant)
+    }
+
+    /// The storage bindings of one variant. Binding 0 is the uniform with the parameters.
+    ///
+    /// # Errors
+    /// Where the variant is of another kernel.
+    ///
+    /// ```
+    /// use double_routing::kernels::ROUTE;
+    /// assert!(ROUTE.slots(&ROUTE.variants()[0])?.iter().any(|slot| slot.name == "w"));
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn slots(&self, variant: &Variant) -> Result<Vec<Slot>> {
+        let mut slots = Vec::new();
+        for slot in self.slots {
+            if slot.when.map_or(Ok(true), |condition| variant.holds(condition))? {
+                slots.push(*slot);
+            }
+        }
+        Ok(slots)
+    }
+
+    /// The fields of the parameter struct, nested ones joined by a dot, and the byte each starts at.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::kernels::SOFTMAX.params()[0], ("outer".to_string(), 0));
+    /// ```
+    pub fn params(&self) -> Vec<(String, usize)> {
+        (self.params)()
+    }
+}
+
+/// Declares a kernel's parameter struct together with the list of its fields, which a test holds against the shader.
+macro_rules! params {
+    ($(#[$about:meta])* struct $name:ident $(embeds $embedded:ident: $embedded_type:ident)? {
+        $($(#[$field_about:meta])* $field:ident,)*
+    }) => {
+        $(#[$about])*
+        #[repr(C)]
+        #[derive(Debug, Clone, Copy, Default, bytemuck::Pod, bytemuck::Zeroable)]
+        pub(crate) struct $name {
+            $(pub $embedded: $embedded_type,)?
+            $($(#[$field_about])* pub $field: u32,)*
+        }
+
+        impl $name {
+            pub(crate) fn fields() -> Vec<(String, usize)> {
+                #[allow(unused_mut)] // Not every struct embeds another.
+                let mut fields: Vec<(String, usize)> = Vec::new();
+                $(
+                    let start = std::mem::offset_of!($name, $embedded);
+                    let inner = $embedded_type::fields().into_iter();
+                    fields.extend(inner.map(|(name, at)| (format!("{}.{name}", stringify!($embedded)), start + at)));
+                )?
+                fields.extend([$((stringify!($field).to_string(), std::mem::offset_of!($name, $field)),)*]);
+                fields
+            }
+        }
+    };
+}
+use params;
+
+/// A count as the u32 that shaders compute with.
+fn shader_u32(operation: &'static str, what: &str, count: u64) -> Result<u32> {
+    u32::try_from(count).map_err(|_| Error::Limit {
+        operation,
+        what: what.into(),
+        needed: count,
+        allowed: u64::from(u32::MAX),
+    })
+}
+
+/// Whether an operand can be loaded four elements at a time: it starts at a multiple of four and so does each of its rows.
+fn in_quads(bound: &Bound<'_>, strides: &[u64]) -> bool {
+    bound.first.is_multiple_of(4) && strides.iter().all(|stride| stride.is_multiple_of(4))
+}
+
+/// The element types that weights may be stored in.
+const WEIGHT_ELEMENTS: &[Element] = &[Element::F32, Element::F16, Element::BF16];

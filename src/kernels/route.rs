@@ -1,0 +1,267 @@
+//! The fused weight-multiply routing step. Shader: `shaders/route.wgsl`.
+
+use super::{
+    Kernel, Slot, WEIGHT_ELEMENTS, params,
+    tile::{self, Multiplication, Piece, Product, Tile},
+};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bound};
+
+/// The kernel behind [`Route`].
+///
+/// ```
+/// assert_eq!(double_routing::kernels::ROUTE.name(), "route");
+/// ```
+pub const ROUTE: Kernel = Kernel {
+    name: "route",
+    source: include_str!("../../shaders/route.wgsl"),
+    params: Params::fields,
+    slots: &[
+        Slot::read(1, "a"),
+        Slot::read(2, "b"),
+        Slot::read(3, "w"),
+        Slot::read(4, "inner").when("INNER"),
+        Slot::read(5, "outer").when("OUTER"),
+        Slot::write(6, "c"),
+    ],
+    variants: || {
+        let mut variants = Vec::new();
+        let biases = || std::iter::once(None).chain(WEIGHT_ELEMENTS.iter().map(Some));
+        for product in tile::variants().into_iter().filter(|variant| variant.holds("B_TRANSPOSED") == Ok(true)) {
+            for inner in biases() {
+                for outer in biases() {
+                    let mut variant = product.clone().flag("INNER", inner.is_some()).flag("OUTER", outer.is_some());
+                    if let Some(element) = inner {
+                        variant = variant.word("inner_TYPE", element.name()).flag("inner_QUADS", false);
+                    }
+                    if let Some(element) = outer {
+                        variant = variant.word("outer_TYPE", element.name()).flag("outer_QUADS", false);
+                    }
+                    variants.push(variant);
+                }
+            }
+        }
+        variants
+    },
+};
+
+params! {
+    struct Params embeds product: Product {
+        w_first,
+        inner_first,
+        outer_first,
+        unused,
+    }
+}
+
+/// The weighted routing step, in one pass over the data: `y = w ⊙ (x·bᵀ + inner) + outer`.
+///
+/// | tensor | shape | elements |
+/// |---|---|---|
+/// | `x` | `[…, K]` | f32 |
+/// | `b` | `[O, K]`, as `nn.Linear` stores it | f32, f16, bf16 |
+/// | `w` | x's leading dimensions, with or without a last one of 1 | f32 |
+/// | `inner`, `outer` | `[O]` | f32, f16, bf16 |
+/// | `y` | `[…, O]` | f32 |
+///
+/// |ŷ − y| ≤ |w|·(K + 4)·2⁻²⁴·(Σ|x||b| + |inner|) + 2⁻²⁴·|outer|.
+///
+/// ```no_run
+/// use double_routing::{Gpu, Tensor, kernels::Route};
+/// # use double_routing::wgpu;
+/// # fn record(gpu: &Gpu, buffers: [&wgpu::Buffer; 5], pass: &mut wgpu::ComputePass<'_>) -> double_routing::Result<()> {
+/// let [x, b, w, outer, y] = buffers;
+/// let step = Route::new(
+///     Tensor::f32(x, &[8, 512, 768]),
+///     Tensor::f32(b, &[256, 768]),
+///     Tensor::f32(w, &[8, 512, 1]),
+///     Tensor::f32(y, &[8, 512, 256]),
+/// );
+/// step.outer(Tensor::f32(outer, &[256])).plan(gpu)?.record(pass);
+/// # Ok(()) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Route<'a> {
+    x: Tensor<'a>,
+    b: Tensor<'a>,
+    w: Tensor<'a>,
+    y: Tensor<'a>,
+    inner: Option<Tensor<'a>>,
+    outer: Option<Tensor<'a>>,
+    batch_invariant: bool,
+}
+
+const NAME: &str = "route";
+
+impl<'a> Route<'a> {
+    /// `y = w ⊙ (x·bᵀ)`.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Route};
+    /// # fn route<'a>(x: Tensor<'a>, b: Tensor<'a>, w: Tensor<'a>, y: Tensor<'a>) -> Route<'a> {
+    /// Route::new(x, b, w, y)
+    /// # }
+    /// ```
+    pub fn new(x: Tensor<'a>, b: Tensor<'a>, w: Tensor<'a>, y: Tensor<'a>) -> Self {
+        Self { x, b, w, y, inner: None, outer: None, batch_invariant: false }
+    }
+
+    /// The bias that is weighted with the product.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Route};
+    /// # fn route<'a>(route: Route<'a>, bias: Tensor<'a>) -> Route<'a> {
+    /// route.inner(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn inner(mut self, inner: Tensor<'a>) -> Self {
+        self.inner = Some(inner);
+        self
+    }
+
+    /// The bias that every token gets in full.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Route};
+    /// # fn route<'a>(route: Route<'a>, bias: Tensor<'a>) -> Route<'a> {
+    /// route.outer(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn outer(mut self, outer: Tensor<'a>) -> Self {
+        self.outer = Some(outer);
+        self
+    }
+
+    /// As [`Matmul::batch_invariant`](super::Matmul::batch_invariant).
+    ///
+    /// ```no_run
+    /// # use double_routing::kernels::Route;
+    /// # fn route<'a>(route: Route<'a>) -> Route<'a> {
+    /// route.batch_invariant(true)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn batch_invariant(mut self, invariant: bool) -> Self {
+        self.batch_invariant = invariant;
+        self
+    }
+
+    /// Checks everything and builds the steps.
+    ///
+    /// # Errors
+    /// As [`Matmul::plan`](super::Matmul::plan).
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, Plan, Result, kernels::Route};
+    /// # fn plan(gpu: &Gpu, route: Route<'_>) -> Result<Plan> {
+    /// route.plan(gpu)
+    /// # }
+    /// ```
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let multiplication = self.check()?;
+        let mut plan = Plan::default();
+        if multiplication.rows * multiplication.columns == 0 {
+            return Ok(plan);
+        }
+        let tile = Tile::choose(gpu, multiplication.rows, self.batch_invariant);
+        for piece in multiplication.pieces(gpu, tile)? {
+            let mut variant = piece
+                .define(&multiplication, tile)
+                .flag("INNER", self.inner.is_some())
+                .flag("OUTER", self.outer.is_some());
+            let w = self.w.bind(gpu, NAME, "w", piece.row, piece.rows)?;
+            let mut params = Params { product: piece.product, w_first: w.first, ..Params::default() };
+            let inner = self.bias(gpu, "inner", &self.inner, &piece)?;
+            let outer = self.bias(gpu, "outer", &self.outer, &piece)?;
+            let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("w", &w), ("c", &piece.c)];
+            if let Some((element, bound)) = &inner {
+                params.inner_first = bound.first;
+                variant = variant.word("inner_TYPE", element.name()).flag("inner_QUADS", false);
+                operands.push(("inner", bound));
+            }
+            if let Some((element, bound)) = &outer {
+                params.outer_first = bound.first;
+                variant = variant.word("outer_TYPE", element.name()).flag("outer_QUADS", false);
+                operands.push(("outer", bound));
+            }
+            plan.push(Step::new(
+                gpu,
+                &ROUTE,
+                variant,
+                format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
+                bytemuck::bytes_of(&params),
+                &operands,
+                piece.workgroups,
+            )?);
+        }
+        Ok(plan)
+    }
+
+    /// The element type and binding of a bias for the columns of a piece.
+    fn bias<'b>(
+        &'b self,
+        gpu: &'b Gpu,
+        name: &str,
+        bias: &'b Option<Tensor<'a>>,
+        piece: &Piece<'_>,
+    ) -> Result<Option<(Element, Bound<'b>)>> {
+        let Some(bias) = bias else { return Ok(None) };
+        Ok(Some((bias.element(), bias.bind(gpu, NAME, name, piece.column, piece.columns)?)))
+    }
+
+    fn check(&self) -> Result<Multiplication<'_>> {
+        let (x, b, w, y) = (self.x.shape(), self.b.shape(), self.w.shape(), self.y.shape());
+        let ([leading @ .., depth], [columns, b_depth]) = (x, b) else {
+            return Err(Error::shape(NAME, format!("x {x:?} needs a dimension, b {b:?} two")));
+        };
+        if depth != b_depth {
+            return Err(Error::shape(NAME, format!("inner dimensions differ: x is {x:?}, b as [O, K] is {b:?}")));
+        }
+        if w != leading && w != [leading, &[1]].concat() {
+            return Err(Error::shape(NAME, format!("w is {w:?}, x {x:?} needs one weight a token: {leading:?}")));
+        }
+        let wanted = [leading, &[*columns]].concat();
+        if y != wanted {
+            return Err(Error::shape(NAME, format!("y is {y:?}, x {x:?} and b as [O, K] {b:?} give {wanted:?}")));
+        }
+        self.x.check_element(NAME, "x", &[Element::F32])?;
+        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
+        self.w.check_element(NAME, "w", &[Element::F32])?;
+        self.y.check_element(NAME, "y", &[Element::F32])?;
+        for (name, bias) in [("inner", &self.inner), ("outer", &self.outer)] {
+            if let Some(bias) = bias {
+                if bias.shape() != [*columns] {
+                    return Err(Error::shape(NAME, format!("{name} is {:?}, expected {:?}", bias.shape(), [columns])));
+                }
+                bias.check_element(NAME, name, WEIGHT_ELEMENTS)?;
+            }
+        }
+        let operands = [
+            ("x", Some(&self.x)),
+            ("b", Some(&self.b)),
+            ("w", Some(&self.w)),
+            ("inner", self.inner.as_ref()),
+            ("outer", self.outer.as_ref()),
+        ];
+        for (name, tensor) in operands {
+            if let Some(tensor) = tensor {
+                tensor.check(NAME, name)?;
+                tensor.check_apart(NAME, name, &self.y)?;
+            }
+        }
+        self.y.check(NAME, "y")?;
+        Ok(Multiplication {
+            operation: NAME,
+            a: &self.x,
+            b: &self.b,
+            c: &self.y,
+            batches: 1,
+            rows: crate::tensor::elements(NAME, leading)?,
+            columns: *columns as u64,
+            depth: *depth as u64,
+            transposed: true,
+            b_batched: false,
+        })
+    }
+}

@@ -1,0 +1,96 @@
+//! The CPU reference: what every kernel and the layer compute, as plain loops over f64.
+//!
+//! It shares no code with the host layer, so that it can be read and trusted apart from it. Each kernel's file holds the
+//! oracle and the bound on the error that an f32 evaluation may have, derived from what WGSL promises: + − × correctly
+//! rounded, division within 2.5 ULP, exp within 3 + 2·|x| ULP, sums in any order. The oracles are generic over the
+//! arithmetic: in f64 they are the truth, in f32 the yardstick of what plain float32 code reaches.
+
+mod attend;
+mod matmul;
+mod route;
+mod routing;
+mod softmax;
+
+pub use attend::{attend, attend_bound};
+pub use matmul::{Product, matmul, matmul_bound};
+pub use route::{route, route_bound};
+pub use routing::{Forward, Layer, signal_error};
+pub use softmax::{Axis, softmax, softmax_bound};
+
+/// Half the distance between 1 and the next f32: the relative error of a correctly rounded operation.
+///
+/// ```
+/// assert_eq!(double_routing::reference::ROUNDING * 2.0, f32::EPSILON as f64);
+/// ```
+pub const ROUNDING: f64 = 1.0 / (1u32 << 24) as f64;
+
+/// The smallest normal f32: smaller results may be flushed to 0.
+const FLUSHED: f64 = f32::MIN_POSITIVE as f64;
+
+/// The arithmetic an oracle runs in.
+///
+/// ```
+/// use double_routing::reference::Real;
+/// assert_eq!(f32::from_f64(0.5).exp().to_f64(), f64::from(0.5f32.exp()));
+/// ```
+pub trait Real:
+    Copy
+    + PartialOrd
+    + std::ops::Add<Output = Self>
+    + std::ops::AddAssign
+    + std::ops::Sub<Output = Self>
+    + std::ops::Mul<Output = Self>
+    + std::ops::Div<Output = Self>
+{
+    /// The nearest value.
+    ///
+    /// ```
+    /// # use double_routing::reference::Real;
+    /// assert_eq!(f64::from_f64(0.1), 0.1);
+    /// ```
+    fn from_f64(value: f64) -> Self;
+
+    /// The value in f64.
+    ///
+    /// ```
+    /// # use double_routing::reference::Real;
+    /// assert_eq!(0.5f32.to_f64(), 0.5);
+    /// ```
+    fn to_f64(self) -> f64;
+
+    /// eˣ.
+    ///
+    /// ```
+    /// # use double_routing::reference::Real;
+    /// assert_eq!(Real::exp(0.0f64), 1.0);
+    /// ```
+    fn exp(self) -> Self;
+}
+
+impl Real for f64 {
+    fn from_f64(value: f64) -> Self {
+        value
+    }
+
+    fn to_f64(self) -> f64 {
+        self
+    }
+
+    fn exp(self) -> Self {
+        Self::exp(self)
+    }
+}
+
+impl Real for f32 {
+    fn from_f64(value: f64) -> Self {
+        value as Self
+    }
+
+    fn to_f64(self) -> f64 {
+        f64::from(self)
+    }
+
+    fn exp(self) -> Self {
+        Self::exp(self)
+    }
+}

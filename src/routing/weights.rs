@@ -1,0 +1,385 @@
+//! The layer's weights: from safetensors or from the caller's values.
+
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+
+use crate::{Element, Error, Result, reference::Layer};
+
+/// Numbers in one of the types that weights may be stored in.
+///
+/// ```
+/// use double_routing::{Element, Values};
+/// let values = Values::from(vec![1.0f32, 2.0]);
+/// assert_eq!((values.element(), values.len()), (Element::F32, 2));
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+#[non_exhaustive]
+pub enum Values {
+    /// IEEE binary32.
+    F32(Vec<f32>),
+    /// IEEE binary16.
+    F16(Vec<f16>),
+    /// bfloat16.
+    BF16(Vec<bf16>),
+}
+
+impl From<Vec<f32>> for Values {
+    fn from(values: Vec<f32>) -> Self {
+        Self::F32(values)
+    }
+}
+
+impl From<Vec<f16>> for Values {
+    fn from(values: Vec<f16>) -> Self {
+        Self::F16(values)
+    }
+}
+
+impl From<Vec<bf16>> for Values {
+    fn from(values: Vec<bf16>) -> Self {
+        Self::BF16(values)
+    }
+}
+
+impl Values {
+    /// Reads a safetensors tensor of type F32, F16 or BF16.
+    ///
+    /// # Errors
+    /// [`Error::Element`] for any other type, naming the tensor.
+    ///
+    /// ```no_run
+    /// # fn read(file: &safetensors::SafeTensors<'_>) -> Result<(), Box<dyn std::error::Error>> {
+    /// let x = double_routing::Values::from_safetensors("x", &file.tensor("x")?)?.to_f32();
+    /// # Ok(()) }
+    /// ```
+    pub fn from_safetensors(name: &str, view: &TensorView<'_>) -> Result<Self> {
+        let data = view.data();
+        match view.dtype() {
+            Dtype::F32 => Ok(Self::F32(bytemuck::pod_collect_to_vec(data))),
+            Dtype::F16 => Ok(Self::F16(bytemuck::pod_collect_to_vec(data))),
+            Dtype::BF16 => Ok(Self::BF16(bytemuck::pod_collect_to_vec(data))),
+            other => Err(Error::element("safetensors", format!("{name} is {other:?}, expected F32, F16 or BF16"))),
+        }
+    }
+
+    /// How the numbers are stored.
+    ///
+    /// ```
+    /// # use double_routing::{Element, Values};
+    /// assert_eq!(Values::from(vec![0.0f32]).element(), Element::F32);
+    /// ```
+    pub fn element(&self) -> Element {
+        match self {
+            Self::F32(_) => Element::F32,
+            Self::F16(_) => Element::F16,
+            Self::BF16(_) => Element::BF16,
+        }
+    }
+
+    /// The number of values.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::Values::from(vec![1.0f32, 2.0]).len(), 2);
+    /// ```
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::F16(values) => values.len(),
+            Self::BF16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    ///
+    /// ```
+    /// assert!(double_routing::Values::from(Vec::<f32>::new()).is_empty());
+    /// ```
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// The values in f64; exact.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::Values::from(vec![0.5f32]).to_f64(), [0.5]);
+    /// ```
+    pub fn to_f64(&self) -> Vec<f64> {
+        match self {
+            Self::F32(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::F16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::BF16(values) => values.iter().map(|&value| value.into()).collect(),
+        }
+    }
+
+    /// The values in f32; exact.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::Values::from(vec![half::f16::ONE]).to_f32(), [1.0]);
+    /// ```
+    pub fn to_f32(&self) -> Vec<f32> {
+        match self {
+            Self::F32(values) => values.clone(),
+            Self::F16(values) => values.iter().map(|&value| value.into()).collect(),
+            Self::BF16(values) => values.iter().map(|&value| value.into()).collect(),
+        }
+    }
+
+    /// The position of the first NaN or infinity.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::Values::from(vec![0.0, f32::NAN]).first_non_finite(), Some(1));
+    /// ```
+    pub fn first_non_finite(&self) -> Option<usize> {
+        match self {
+            Self::F32(values) => values.iter().position(|value| !value.is_finite()),
+            Self::F16(values) => values.iter().position(|value| !value.is_finite()),
+            Self::BF16(values) => values.iter().position(|value| !value.is_finite()),
+        }
+    }
+
+    /// The bytes that a buffer of [`Values::element`] holds.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::Values::from(vec![1.0f32]).bytes(), 1.0f32.to_le_bytes());
+    /// ```
+    pub fn bytes(&self) -> &[u8] {
+        match self {
+            Self::F32(values) => bytemuck::cast_slice(values),
+            Self::F16(values) => bytemuck::cast_slice(values),
+            Self::BF16(values) => bytemuck::cast_slice(values),
+        }
+    }
+}
+
+/// One linear map, `x·weightᵀ + bias`, as PyTorch's `nn.Linear` stores it.
+///
+/// ```
+/// use double_routing::Linear;
+/// let linear = Linear::new(vec![1.0f32; 6], [2, 3], vec![0.0f32; 2]);
+/// assert_eq!(linear.shape, [2, 3]);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Linear {
+    /// `[out, in]`, row-major.
+    pub weight: Values,
+    /// `[out, in]`.
+    pub shape: [usize; 2],
+    /// `[out]`.
+    pub bias: Values,
+}
+
+impl Linear {
+    /// A map of `shape` `[out, in]`. [`Weights::new`] checks that the values fill it.
+    ///
+    /// ```
+    /// let linear = double_routing::Linear::new(vec![1.0f32; 6], [2, 3], vec![0.0f32; 2]);
+    /// # let _ = linear;
+    /// ```
+    pub fn new(weight: impl Into<Values>, shape: [usize; 2], bias: impl Into<Values>) -> Self {
+        Self { weight: weight.into(), shape, bias: bias.into() }
+    }
+}
+
+/// The dimensions of a layer, read from its weights.
+///
+/// ```
+/// use double_routing::Dimensions;
+/// let dimensions = Dimensions { input: 768, attention: 64, routing: 32, output: 256 };
+/// println!("{dimensions}");
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Dimensions {
+    /// Features of a token.
+    pub input: usize,
+    /// A: the dimension of the embedding.
+    pub attention: usize,
+    /// R: the dimension between the two routings.
+    pub routing: usize,
+    /// O: features of a result.
+    pub output: usize,
+}
+
+impl std::fmt::Display for Dimensions {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "in={} A={} R={} O={}", self.input, self.attention, self.routing, self.output)
+    }
+}
+
+/// The eight tensors of a double-routing layer, checked against each other.
+///
+/// ```
+/// use double_routing::{Linear, Weights};
+/// let weights = Weights::new(
+///     Linear::new(vec![0.1f32; 4 * 3], [4, 3], vec![0.0f32; 4]),
+///     Linear::new(vec![0.1f32; 4], [1, 4], vec![0.0f32; 1]),
+///     Linear::new(vec![0.1f32; 2 * 4], [2, 4], vec![0.0f32; 2]),
+///     Linear::new(vec![0.1f32; 5 * 2], [5, 2], vec![0.0f32; 5]),
+/// )?;
+/// assert_eq!(weights.dimensions().output, 5);
+/// # Ok::<(), double_routing::Error>(())
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Weights {
+    pub(crate) embedding: Linear,
+    pub(crate) attention: Linear,
+    pub(crate) routing1: Linear,
+    pub(crate) routing2: Linear,
+}
+
+impl Weights {
+    /// Weights from four maps: embedding `[A, in]`, attention `[1, A]`, routing1 `[R, A]`, routing2 `[O, R]`.
+    ///
+    /// # Errors
+    /// [`Error::Weights`], naming both tensors and both shapes, where they do not fit each other.
+    ///
+    /// ```
+    /// use double_routing::{Linear, Weights};
+    /// let linear = |out, features| Linear::new(vec![0.0f32; out * features], [out, features], vec![0.0f32; out]);
+    /// let error = Weights::new(linear(4, 3), linear(1, 5), linear(2, 4), linear(5, 2)).unwrap_err();
+    /// assert_eq!(error.to_string(), "weights: attention.weight is [1, 5], embedding.weight [4, 3] needs it to be [1, 4]");
+    /// ```
+    pub fn new(embedding: Linear, attention: Linear, routing1: Linear, routing2: Linear) -> Result<Self> {
+        let maps =
+            [("embedding", &embedding), ("attention", &attention), ("routing1", &routing1), ("routing2", &routing2)];
+        for (name, map) in maps {
+            let [out, features] = map.shape;
+            if Some(map.weight.len()) != out.checked_mul(features) {
+                return Err(Error::Weights(format!(
+                    "{name}.weight has {} values for {:?}",
+                    map.weight.len(),
+                    map.shape
+                )));
+            }
+            if map.bias.len() != out {
+                let bias = map.bias.len();
+                return Err(Error::Weights(format!(
+                    "{name}.bias is [{bias}], {name}.weight {:?} needs [{out}]",
+                    map.shape
+                )));
+            }
+            if out == 0 || features == 0 {
+                return Err(Error::Weights(format!("{name}.weight is {:?}: a dimension is 0", map.shape)));
+            }
+        }
+        let [a, _] = embedding.shape;
+        let [r, routing1_in] = routing1.shape;
+        if attention.shape != [1, a] {
+            return Err(disagree("attention.weight", attention.shape, "embedding.weight", embedding.shape, [1, a]));
+        }
+        if routing1_in != a {
+            return Err(disagree("routing1.weight", routing1.shape, "embedding.weight", embedding.shape, [r, a]));
+        }
+        let [o, routing2_in] = routing2.shape;
+        if routing2_in != r {
+            return Err(disagree("routing2.weight", routing2.shape, "routing1.weight", routing1.shape, [o, r]));
+        }
+        Ok(Self { embedding, attention, routing1, routing2 })
+    }
+
+    /// Weights from the bytes of a safetensors file, under PyTorch's `state_dict` names behind `prefix` (`""`, or
+    /// `"model.router."` for `model.router.embedding.weight` and so on). Types F32, F16 and BF16. The file is not trusted:
+    /// whatever is wrong with it is an error.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] for a file that is malformed, lacks a tensor, or whose shapes do not fit each other;
+    /// [`Error::Element`] for a type that is none of these.
+    ///
+    /// ```no_run
+    /// let bytes = std::fs::read("model.safetensors").expect("a file");
+    /// let weights = double_routing::Weights::from_safetensors(&bytes, "")?;
+    /// println!("{}", weights.dimensions());
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn from_safetensors(bytes: &[u8], prefix: &str) -> Result<Self> {
+        let file =
+            SafeTensors::deserialize(bytes).map_err(|error| Error::Weights(format!("not safetensors: {error}")))?;
+        let tensor = |name: &str| -> Result<(Values, Vec<usize>)> {
+            let name = format!("{prefix}{name}");
+            let view = file.tensor(&name).map_err(|_| Error::Weights(format!("no tensor {name}{}", known(&file))))?;
+            Ok((Values::from_safetensors(&name, &view)?, view.shape().to_vec()))
+        };
+        let linear = |name: &str| -> Result<Linear> {
+            let (weight, shape) = tensor(&format!("{name}.weight"))?;
+            let (bias, bias_shape) = tensor(&format!("{name}.bias"))?;
+            let &[out, features] = shape.as_slice() else {
+                return Err(Error::Weights(format!("{prefix}{name}.weight is {shape:?}, expected two dimensions")));
+            };
+            if bias_shape.len() != 1 {
+                return Err(Error::Weights(format!("{prefix}{name}.bias is {bias_shape:?}, expected [{out}]")));
+            }
+            Ok(Linear { weight, shape: [out, features], bias })
+        };
+        Self::new(linear("embedding")?, linear("attention")?, linear("routing1")?, linear("routing2")?)
+    }
+
+    /// The layer's dimensions.
+    ///
+    /// ```no_run
+    /// # fn show(weights: &double_routing::Weights) {
+    /// println!("{}", weights.dimensions());
+    /// # }
+    /// ```
+    pub fn dimensions(&self) -> Dimensions {
+        let [attention, input] = self.embedding.shape;
+        let [output, routing] = self.routing2.shape;
+        Dimensions { input, attention, routing, output }
+    }
+
+    /// The first NaN or infinity: the tensor's name and its position.
+    ///
+    /// ```no_run
+    /// # fn check(weights: &double_routing::Weights) {
+    /// assert_eq!(weights.first_non_finite(), None);
+    /// # }
+    /// ```
+    pub fn first_non_finite(&self) -> Option<(&'static str, usize)> {
+        [
+            ("embedding.weight", &self.embedding.weight),
+            ("embedding.bias", &self.embedding.bias),
+            ("attention.weight", &self.attention.weight),
+            ("attention.bias", &self.attention.bias),
+            ("routing1.weight", &self.routing1.weight),
+            ("routing1.bias", &self.routing1.bias),
+            ("routing2.weight", &self.routing2.weight),
+            ("routing2.bias", &self.routing2.bias),
+        ]
+        .into_iter()
+        .find_map(|(name, values)| values.first_non_finite().map(|at| (name, at)))
+    }
+
+    /// The same weights for the CPU reference; exact.
+    ///
+    /// ```no_run
+    /// # fn check(weights: &double_routing::Weights, x: &[f64]) {
+    /// let truth = weights.to_reference().forward(x, &[8, 512, 768], None);
+    /// # }
+    /// ```
+    pub fn to_reference(&self) -> Layer<f64> {
+        let Dimensions { input, attention, routing, output } = self.dimensions();
+        Layer {
+            input,
+            attention,
+            routing,
+            output,
+            embedding_weight: self.embedding.weight.to_f64(),
+            embedding_bias: self.embedding.bias.to_f64(),
+            attention_weight: self.attention.weight.to_f64(),
+            attention_bias: self.attention.bias.to_f64(),
+            routing1_weight: self.routing1.weight.to_f64(),
+            routing1_bias: self.routing1.bias.to_f64(),
+            routing2_weight: self.routing2.weight.to_f64(),
+            routing2_bias: self.routing2.bias.to_f64(),
+        }
+    }
+}
+
+fn disagree(name: &str, shape: [usize; 2], other: &str, other_shape: [usize; 2], needed: [usize; 2]) -> Error {
+    Error::Weights(format!("{name} is {shape:?}, {other} {other_shape:?} needs it to be {needed:?}"))
+}
+
+/// What the file does hold, for the error about what it lacks.
+fn known(file: &SafeTensors<'_>) -> String {
+    let mut names: Vec<_> = file.names().into_iter().take(12).collect();
+    names.sort_unstable();
+    if names.is_empty() { "; the file holds none".into() } else { format!("; the file holds {}", names.join(", ")) }
+}
