@@ -32,6 +32,7 @@ struct Inner {
     device: wgpu::Device,
     queue: wgpu::Queue,
     info: wgpu::AdapterInfo,
+    class: AdapterClass,
     limits: wgpu::Limits,
     /// Stands in for operands without elements, since an empty range cannot be bound.
     absent: wgpu::Buffer,
@@ -40,8 +41,17 @@ struct Inner {
 }
 
 /// The kinds of adapter that want different kernel configurations.
+///
+/// ```no_run
+/// # fn show(gpu: &double_routing::Gpu) {
+/// if gpu.class() == double_routing::AdapterClass::Software {
+///     println!("{} runs on the CPU", gpu.info().name);
+/// }
+/// # }
+/// ```
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum AdapterClass {
+#[non_exhaustive]
+pub enum AdapterClass {
     /// The shaders run on the CPU: barriers are expensive, caches are large.
     Software,
     /// Everything else.
@@ -222,8 +232,13 @@ impl Gpu {
             usage: wgpu::BufferUsages::STORAGE,
             mapped_at_creation: false,
         });
+        let info = device.adapter_info();
         Self(Arc::new(Inner {
-            info: device.adapter_info(),
+            class: match info.device_type {
+                wgpu::DeviceType::Cpu => AdapterClass::Software,
+                _ => AdapterClass::Hardware,
+            },
+            info,
             limits: device.limits(),
             absent,
             pipelines: Mutex::default(),
@@ -348,6 +363,38 @@ impl Gpu {
         &self.0.info
     }
 
+    /// The class that kernel configurations are chosen for.
+    ///
+    /// ```no_run
+    /// # fn class(gpu: &double_routing::Gpu) -> double_routing::AdapterClass {
+    /// gpu.class()
+    /// # }
+    /// ```
+    pub fn class(&self) -> AdapterClass {
+        self.0.class
+    }
+
+    /// The same device with the configurations of another class: to check or measure those.
+    ///
+    /// ```no_run
+    /// # fn other(gpu: &double_routing::Gpu) -> double_routing::Gpu {
+    /// gpu.with_class(double_routing::AdapterClass::Hardware)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_class(&self, class: AdapterClass) -> Self {
+        Self(Arc::new(Inner {
+            device: self.device().clone(),
+            queue: self.queue().clone(),
+            info: self.info().clone(),
+            class,
+            limits: self.limits().clone(),
+            absent: self.absent().clone(),
+            pipelines: Mutex::default(),
+            lost: self.0.lost.clone(),
+        }))
+    }
+
     /// Why the device was lost, where it was opened by [`Gpu::open`] and has been.
     ///
     /// ```no_run
@@ -454,13 +501,6 @@ impl Gpu {
 
     pub(crate) fn absent(&self) -> &wgpu::Buffer {
         &self.0.absent
-    }
-
-    pub(crate) fn class(&self) -> AdapterClass {
-        match self.info().device_type {
-            wgpu::DeviceType::Cpu => AdapterClass::Software,
-            _ => AdapterClass::Hardware,
-        }
     }
 
     /// A uniform buffer that holds a kernel's parameters. Filled where it is made, so that no submission is needed.

@@ -11,7 +11,7 @@ mod step;
 mod tensor;
 
 pub use bytemuck;
-pub use device::{AdapterChoice, ErrorScope, Gpu};
+pub use device::{AdapterChoice, AdapterClass, ErrorScope, Gpu};
 pub use error::{Error, Result};
 pub use routing::{
     Cost, Dimensions, DoubleRouting, Forward, ForwardBuilder, Linear, Order, Output, PlanKind, Session, Settings,

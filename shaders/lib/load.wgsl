@@ -2,7 +2,7 @@
 //
 // The host puts the operand's name in place of OPERAND and chooses
 //   OPERAND_TYPE   f32 | f16 | bf16: how an element is stored (f16 and bf16: two to a 32-bit word, lower half first;
-//                  both are unpacked with core WGSL, so no device feature is needed);
+//                  both are unpacked with integer arithmetic, so no device feature is needed);
 //   OPERAND_QUADS  true where every quad that is read starts at a multiple of four elements and lies within the
 //                  operand, so that it is one aligned load. Otherwise each element is read by itself.
 
@@ -21,8 +21,15 @@ alias OPERAND_word = u32;
 //#endif
 
 //#if OPERAND_TYPE == f16
+// Moving the exponent and mantissa of a normal f16 into place leaves only the exponent's bias to correct; a subnormal one is
+// its mantissa times 2⁻²⁴. unpack2x16float is not to be had on every driver, and may flush subnormals.
 fn OPERAND_unpack(word: u32) -> vec2<f32> {
-    return unpack2x16float(word);
+    let halves = vec2<u32>(word & 0xffffu, word >> 16u);
+    let magnitude = halves & vec2<u32>(0x7fffu);
+    let normal = bitcast<vec2<f32>>((magnitude << vec2<u32>(13u)) + vec2<u32>(0x38000000u));
+    let subnormal = vec2<f32>(magnitude) * 5.9604644775390625e-8;
+    let positive = select(normal, subnormal, magnitude < vec2<u32>(0x400u));
+    return bitcast<vec2<f32>>(bitcast<vec2<u32>>(positive) | ((halves & vec2<u32>(0x8000u)) << vec2<u32>(16u)));
 }
 //#endif
 //#if OPERAND_TYPE == bf16

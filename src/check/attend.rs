@@ -1,7 +1,7 @@
 //! Cases of the attention logit.
 
 use super::{
-    Case,
+    Case, HEAVY,
     bench::{Data, Operand, Random, judge},
 };
 use crate::{
@@ -78,6 +78,11 @@ pub(super) fn cases() -> Vec<Case> {
     specs.extend([plain(300_000, 1, Data::Integers), plain(36_000, 1_000, Data::Integers)]);
     specs
         .into_iter()
-        .map(|spec| Case { kernel: "attend", name: spec.name(), run: Box::new(move |gpu| Box::pin(spec.run(gpu))) })
+        .map(|spec| Case {
+            kernel: "attend",
+            name: spec.name(),
+            heavy: spec.tokens * spec.depth > HEAVY,
+            run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
+        })
         .collect()
 }

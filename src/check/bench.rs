@@ -43,13 +43,16 @@ pub(super) enum Data {
     Reals,
     /// Small integers: sums are exact in f32 in any order, so the result must be too.
     Integers,
+    /// Small integers, and weights that are multiples of 2⁻²⁴: subnormal in f16. Sums are exact as well.
+    Subnormals,
 }
 
 impl Data {
     pub fn values(self, random: &mut Random, count: usize, element: Element) -> Values {
         let values = (0..count).map(|_| match self {
             Self::Reals => random.real(),
-            Self::Integers => random.integer(),
+            Self::Subnormals if element == Element::F16 => 2f32.powi(-24) * (random.below(2047) as f32 - 1023.0),
+            Self::Integers | Self::Subnormals => random.integer(),
         });
         match element {
             Element::F16 => Values::F16(values.map(f16::from_f32).collect()),
@@ -61,7 +64,7 @@ impl Data {
     pub fn bound(self, bound: Vec<f64>) -> Vec<f64> {
         match self {
             Self::Reals => bound,
-            Self::Integers => vec![0.0; bound.len()],
+            Self::Integers | Self::Subnormals => vec![0.0; bound.len()],
         }
     }
 
@@ -69,6 +72,7 @@ impl Data {
         match self {
             Self::Reals => "reals",
             Self::Integers => "integers",
+            Self::Subnormals => "subnormals",
         }
     }
 }
@@ -164,8 +168,13 @@ pub(super) async fn judge(
     Ok(outcome)
 }
 
-/// The worst element by its bound.
-pub(super) fn compare(result: &[f32], expected: &[f64], bound: &[f64]) -> Outcome {
+/// Holds a result against the truth, element by element: the worst by its bound.
+///
+/// ```
+/// let outcome = double_routing::check::compare(&[1.0, 2.5], &[1.0, 2.0], &[0.0, 1.0]);
+/// assert_eq!((outcome.worst, outcome.passed()), (0.5, true));
+/// ```
+pub fn compare(result: &[f32], expected: &[f64], bound: &[f64]) -> Outcome {
     let mut outcome = Outcome { elements: result.len(), worst: 0.0, signal: None, fault: None };
     if result.len() != expected.len() || result.len() != bound.len() {
         outcome.worst = f64::INFINITY;

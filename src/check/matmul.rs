@@ -1,7 +1,7 @@
 //! Cases of the matrix product.
 
 use super::{
-    Case,
+    Case, HEAVY,
     bench::{Data, Operand, Random, judge},
 };
 use crate::{
@@ -114,6 +114,7 @@ pub(super) fn cases() -> Vec<Case> {
             }
         }
     }
+    specs.push(Spec { element: Element::F16, ..plain(9, 36, 64, Data::Subnormals) });
     // Batches, each with its own B and all with one.
     for b_batched in [true, false] {
         for transposed in [true, false] {
@@ -140,6 +141,11 @@ pub(super) fn cases() -> Vec<Case> {
     specs.push(plain(70_000, 512, 4, Data::Integers));
     specs
         .into_iter()
-        .map(|spec| Case { kernel: "matmul", name: spec.name(), run: Box::new(move |gpu| Box::pin(spec.run(gpu))) })
+        .map(|spec| Case {
+            kernel: "matmul",
+            name: spec.name(),
+            heavy: spec.product.rows * spec.product.columns * (spec.product.depth + 1) > HEAVY,
+            run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
+        })
         .collect()
 }

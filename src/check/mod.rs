@@ -14,6 +14,9 @@ mod softmax;
 
 use std::{future::Future, pin::Pin};
 
+pub use bench::compare;
+pub use routing::{SIGNAL_FLOOR, YARDSTICKS};
+
 use crate::{Gpu, Result};
 
 /// One comparison with the reference, by a name that replays it.
@@ -30,8 +33,12 @@ use crate::{Gpu, Result};
 pub struct Case {
     kernel: &'static str,
     name: String,
+    heavy: bool,
     run: Box<Run>,
 }
+
+/// Multiplications, or elements, from which a case counts as heavy.
+const HEAVY: usize = 4_000_000;
 
 type Run = dyn for<'a> Fn(&'a Gpu) -> Pin<Box<dyn Future<Output = Result<Outcome>> + 'a>> + Send + Sync;
 
@@ -91,6 +98,16 @@ impl Case {
     /// ```
     pub fn kernel(&self) -> &'static str {
         self.kernel
+    }
+
+    /// Whether it takes a second or more on a slow adapter: tensors beyond a binding, grids beyond a dispatch.
+    ///
+    /// ```
+    /// let cases = double_routing::check::cases();
+    /// assert!(cases.iter().filter(|case| case.heavy()).count() < cases.len() / 10);
+    /// ```
+    pub fn heavy(&self) -> bool {
+        self.heavy
     }
 
     /// Runs the case on a device.

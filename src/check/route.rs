@@ -1,7 +1,7 @@
 //! Cases of the weighted routing step.
 
 use super::{
-    Case,
+    Case, HEAVY,
     bench::{Data, Operand, Random, judge},
 };
 use crate::{
@@ -103,6 +103,11 @@ pub(super) fn cases() -> Vec<Case> {
     specs.push(plain(70_000, 512, 4, Data::Integers));
     specs
         .into_iter()
-        .map(|spec| Case { kernel: "route", name: spec.name(), run: Box::new(move |gpu| Box::pin(spec.run(gpu))) })
+        .map(|spec| Case {
+            kernel: "route",
+            name: spec.name(),
+            heavy: spec.tokens * spec.outputs * spec.depth > HEAVY,
+            run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
+        })
         .collect()
 }

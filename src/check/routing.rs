@@ -9,10 +9,22 @@ use crate::{
     reference::signal_error,
 };
 
-/// An evaluation may be this many times as far from the truth as plain f32 loops on the CPU are on the same input, by the
-/// signal measure; errors below the floor are too small to compare.
-const YARDSTICKS: f64 = 4.0;
-const FLOOR: f64 = 1e-6;
+/// An evaluation of the layer may be this many times as far from the truth as plain f32 loops on the CPU are on the same
+/// input, by [`signal_error`].
+///
+/// ```
+/// use double_routing::check::{SIGNAL_FLOOR, YARDSTICKS};
+/// let of_plain_loops = 2e-6_f64;
+/// assert_eq!((YARDSTICKS * of_plain_loops).max(SIGNAL_FLOOR), 8e-6);
+/// ```
+pub const YARDSTICKS: f64 = 4.0;
+
+/// Errors of the layer by [`signal_error`] below this are too small to compare.
+///
+/// ```
+/// assert!(double_routing::check::SIGNAL_FLOOR < 1e-5);
+/// ```
+pub const SIGNAL_FLOOR: f64 = 1e-6;
 
 #[derive(Debug, Clone)]
 struct Spec {
@@ -70,7 +82,7 @@ impl Spec {
 
         let yardstick = reference.cast::<f32>().forward(&x, &self.shape, lengths.as_deref());
         let signal = signal_error(&result.y, &truth);
-        let allowed = (YARDSTICKS * signal_error(&yardstick.y, &truth)).max(FLOOR);
+        let allowed = (YARDSTICKS * signal_error(&yardstick.y, &truth)).max(SIGNAL_FLOOR);
         let too_far = (signal > allowed).then(|| format!("error by signal {signal:.3e}, allowed {allowed:.3e}"));
         Ok(Outcome {
             elements: result.y.len() + result.w.len(),
@@ -137,7 +149,7 @@ pub(super) fn cases() -> Vec<Case> {
         .into_iter()
         .map(|spec| {
             let name = spec.name();
-            Case { kernel: "routing", name, run: Box::new(move |gpu| Box::pin(spec.clone().run(gpu))) }
+            Case { kernel: "routing", name, heavy: false, run: Box::new(move |gpu| Box::pin(spec.clone().run(gpu))) }
         })
         .collect()
 }

@@ -1,7 +1,7 @@
 //! Cases of softmax.
 
 use super::{
-    Case,
+    Case, HEAVY,
     bench::{Operand, Random, judge},
 };
 use crate::{
@@ -130,6 +130,11 @@ pub(super) fn cases() -> Vec<Case> {
     specs.extend([plain(0, 8, 1), plain(8, 0, 1), plain(8, 8, 0), plain(300_000, 3, 1), plain(100_000, 352, 1)]);
     specs
         .into_iter()
-        .map(|spec| Case { kernel: "softmax", name: spec.name(), run: Box::new(move |gpu| Box::pin(spec.run(gpu))) })
+        .map(|spec| Case {
+            kernel: "softmax",
+            name: spec.name(),
+            heavy: spec.axis.outer * spec.axis.length * spec.axis.inner > HEAVY,
+            run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
+        })
         .collect()
 }

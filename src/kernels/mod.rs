@@ -118,7 +118,11 @@ impl Kernel {
     /// assert!(!double_routing::kernels::ROUTE.variants().is_empty());
     /// ```
     pub fn variants(&self) -> Vec<Variant> {
-        (self.variants)()
+        let mut variants = (self.variants)();
+        // Adapter classes may share a configuration.
+        let mut seen = std::collections::HashSet::new();
+        variants.retain(|variant| seen.insert(variant.clone()));
+        variants
     }
 
     /// The WGSL of one variant.

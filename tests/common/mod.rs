@@ -1,4 +1,7 @@
-//! What the integration tests share: the adapters they run on, and waiting for results.
+//! What the integration tests share: the adapters they run on, waiting for results, and running the cases of a kernel.
+
+// Each test binary compiles this module and uses a part of it.
+#![allow(dead_code, clippy::expect_used, clippy::panic, clippy::print_stdout)]
 
 use std::{
     future::Future,
@@ -6,7 +9,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use double_routing::{AdapterChoice, Gpu, wgpu};
+use double_routing::{AdapterChoice, AdapterClass, Gpu, Linear, Weights, wgpu};
 
 /// Waits for a future of this crate, sleeping while the device works.
 pub fn wait<T>(gpu: &Gpu, future: impl Future<Output = T>) -> T {
@@ -37,4 +40,77 @@ pub fn gpus() -> Vec<Gpu> {
         }
     }
     gpus
+}
+
+/// The best adapter there is, for tests of what no adapter changes.
+pub fn any_gpu() -> Gpu {
+    gpus().swap_remove(0)
+}
+
+/// Runs every case of a kernel on every adapter, in the configurations of every adapter class (the heavy cases in the
+/// adapter's own only). `CASE=part-of-a-name` runs only the cases whose names contain it.
+pub fn run_cases(kernel: &str) {
+    let wanted = std::env::var("CASE").unwrap_or_default();
+    let mut failures = Vec::new();
+    for gpu in gpus() {
+        for class in [AdapterClass::Software, AdapterClass::Hardware] {
+            let own = gpu.class() == class;
+            let gpu = gpu.with_class(class);
+            let cases = double_routing::check::cases();
+            let mut run = 0;
+            for case in cases.iter().filter(|case| case.kernel() == kernel && case.name().contains(&wanted)) {
+                if case.heavy() && !own {
+                    continue;
+                }
+                run += 1;
+                match wait(&gpu, case.run(&gpu)) {
+                    Ok(outcome) if outcome.passed() => {}
+                    other => {
+                        failures.push(format!("{} on {} as {class:?}: {other:?}", case.name(), gpu.info().backend))
+                    }
+                }
+            }
+            println!("{run} cases of {kernel} in the configurations for {class:?}");
+            assert!(run > 0 || !wanted.is_empty(), "{kernel} has no cases");
+        }
+    }
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// A buffer for storage of this many bytes.
+pub fn storage(gpu: &Gpu, bytes: u64) -> wgpu::Buffer {
+    gpu.device().create_buffer(&wgpu::BufferDescriptor {
+        label: None,
+        size: bytes,
+        usage: wgpu::BufferUsages::STORAGE | wgpu::BufferUsages::COPY_SRC | wgpu::BufferUsages::COPY_DST,
+        mapped_at_creation: false,
+    })
+}
+
+/// Uniform values in −1 .. 1, the same for the same seed.
+pub fn random(seed: u64, count: usize) -> Vec<f32> {
+    let mut state = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15) | 1;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 40) as f32 / (1u32 << 23) as f32 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Weights as PyTorch initialises them, uniform within 1/√in, of `[in, A, R, O]`.
+pub fn random_weights(seed: u64, [input, attention, routing, output]: [usize; 4]) -> Weights {
+    let linear = |seed: u64, out: usize, features: usize| {
+        let scale = 1.0 / (features as f32).sqrt();
+        let values = |seed, count| random(seed, count).into_iter().map(|value| value * scale).collect::<Vec<f32>>();
+        Linear::new(values(seed, out * features), [out, features], values(seed + 1, out))
+    };
+    Weights::new(
+        linear(seed + 10, attention, input),
+        linear(seed + 20, 1, attention),
+        linear(seed + 30, routing, attention),
+        linear(seed + 40, output, routing),
+    )
+    .expect("shapes fit")
 }

@@ -1,0 +1,152 @@
+//! Every variant that the host can ask for, seen by naga: valid, translatable to every backend's language, within WebGPU's
+//! default limits, and bound as the host binds it.
+
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use double_routing::{
+    Variant,
+    kernels::{ALL, Access, Kernel},
+    wgpu,
+};
+use naga::{
+    AddressSpace, Module, ShaderStage, StorageAccess, TypeInner,
+    back::{glsl, hlsl, msl, spv},
+    proc::{BoundsCheckPolicies, Layouter},
+    valid::{Capabilities, ModuleInfo, ValidationFlags, Validator},
+};
+
+#[test]
+fn every_variant_is_valid_and_bound_as_the_host_binds_it() {
+    for kernel in ALL {
+        let variants = kernel.variants();
+        println!("{}: {} variants", kernel.name(), variants.len());
+        let half = variants.len().div_ceil(2);
+        std::thread::scope(|threads| {
+            for part in variants.chunks(half) {
+                threads.spawn(|| part.iter().for_each(|variant| examine(kernel, variant)));
+            }
+        });
+        for (at, variant) in variants.iter().enumerate() {
+            assert!(!variants[..at].contains(variant), "{}: {variant} is listed twice", kernel.name());
+        }
+    }
+}
+
+fn examine(kernel: &Kernel, variant: &Variant) {
+    let about = format!("{} {variant}", kernel.name());
+    let wgsl = kernel.wgsl(variant).unwrap_or_else(|error| panic!("{about}: {error}"));
+    let module = naga::front::wgsl::parse_str(&wgsl).unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&wgsl)));
+    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+        .validate(&module)
+        .unwrap_or_else(|error| panic!("{about}: {}", error.emit_to_string(&wgsl)));
+    bindings(&about, kernel, variant, &module);
+    parameters(&about, kernel, &module);
+    limits(&about, &module);
+    translations(&about, &module, &info);
+}
+
+fn bindings(about: &str, kernel: &Kernel, variant: &Variant, module: &Module) {
+    let mut declared: Vec<(u32, String, AddressSpace)> = module
+        .global_variables
+        .iter()
+        .filter_map(|(_, variable)| {
+            let binding = variable.binding.as_ref()?;
+            assert_eq!(binding.group, 0, "{about}");
+            Some((binding.binding, variable.name.clone().unwrap_or_default(), variable.space))
+        })
+        .collect();
+    declared.sort_by_key(|(binding, ..)| *binding);
+    let mut expected = vec![(0, "params".to_string(), AddressSpace::Uniform)];
+    for slot in kernel.slots(variant).unwrap_or_else(|error| panic!("{about}: {error}")) {
+        let access = match slot.access {
+            Access::Read => StorageAccess::LOAD,
+            Access::Write => StorageAccess::LOAD | StorageAccess::STORE,
+        };
+        expected.push((slot.binding, slot.name.to_string(), AddressSpace::Storage { access }));
+    }
+    assert_eq!(declared, expected, "{about}");
+}
+
+fn parameters(about: &str, kernel: &Kernel, module: &Module) {
+    let (_, params) = module
+        .global_variables
+        .iter()
+        .find(|(_, variable)| variable.space == AddressSpace::Uniform)
+        .unwrap_or_else(|| panic!("{about}: no parameters"));
+    let mut fields = Vec::new();
+    flatten(module, params.ty, "", 0, &mut fields);
+    assert_eq!(fields, kernel.params(), "{about}");
+}
+
+fn flatten(
+    module: &Module,
+    ty: naga::Handle<naga::Type>,
+    prefix: &str,
+    start: usize,
+    fields: &mut Vec<(String, usize)>,
+) {
+    match &module.types[ty].inner {
+        TypeInner::Struct { members, .. } => {
+            for member in members {
+                let name = member.name.clone().unwrap_or_default();
+                let name = if prefix.is_empty() { name } else { format!("{prefix}.{name}") };
+                flatten(module, member.ty, &name, start + member.offset as usize, fields);
+            }
+        }
+        TypeInner::Scalar(naga::Scalar { kind: naga::ScalarKind::Uint, width: 4 }) => {
+            fields.push((prefix.into(), start))
+        }
+        other => panic!("{prefix} is {other:?}, expected u32"),
+    }
+}
+
+fn limits(about: &str, module: &Module) {
+    let limits = wgpu::Limits::default();
+    let entry = &module.entry_points[0];
+    assert_eq!(
+        (module.entry_points.len(), entry.name.as_str(), entry.stage),
+        (1, "main", ShaderStage::Compute),
+        "{about}"
+    );
+    let [x, y, z] = entry.workgroup_size;
+    assert!(x * y * z <= limits.max_compute_invocations_per_workgroup, "{about}: {x} x {y} x {z} invocations");
+    assert!(x <= limits.max_compute_workgroup_size_x && y <= limits.max_compute_workgroup_size_y && z == 1, "{about}");
+    let mut layouter = Layouter::default();
+    layouter.update(module.to_ctx()).unwrap_or_else(|error| panic!("{about}: {error}"));
+    let shared: u32 = module
+        .global_variables
+        .iter()
+        .filter(|(_, variable)| variable.space == AddressSpace::WorkGroup)
+        .map(|(_, variable)| layouter[variable.ty].size)
+        .sum();
+    assert!(shared <= limits.max_compute_workgroup_storage_size, "{about}: {shared} bytes of workgroup memory");
+    let storage =
+        module.global_variables.iter().filter(|(_, v)| matches!(v.space, AddressSpace::Storage { .. })).count();
+    assert!(storage as u32 <= double_routing::Gpu::required_limits().max_storage_buffers_per_shader_stage, "{about}");
+}
+
+fn translations(about: &str, module: &Module, info: &ModuleInfo) {
+    let options = spv::Options { flags: spv::WriterFlags::empty(), ..Default::default() };
+    let words = spv::write_vec(module, info, &options, None).unwrap_or_else(|error| panic!("{about}: SPIR-V: {error}"));
+    assert!(words.len() > 100, "{about}: SPIR-V");
+
+    let options = msl::Options { fake_missing_bindings: true, ..Default::default() };
+    let (metal, _) = msl::write_string(module, info, &options, &Default::default())
+        .unwrap_or_else(|error| panic!("{about}: MSL: {error}"));
+    assert!(metal.contains("kernel void"), "{about}: MSL");
+
+    let options = hlsl::Options { fake_missing_bindings: true, ..Default::default() };
+    let mut text = String::new();
+    hlsl::Writer::new(&mut text, &options, &Default::default())
+        .write(module, info, None)
+        .unwrap_or_else(|error| panic!("{about}: HLSL: {error}"));
+    assert!(text.contains("[numthreads("), "{about}: HLSL");
+
+    let pipeline =
+        glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into(), multiview: None };
+    let mut text = String::new();
+    glsl::Writer::new(&mut text, module, info, &Default::default(), &pipeline, BoundsCheckPolicies::default())
+        .and_then(|mut writer| writer.write())
+        .unwrap_or_else(|error| panic!("{about}: GLSL: {error}"));
+    assert!(text.contains("local_size_x"), "{about}: GLSL");
+}

@@ -1,0 +1,35 @@
+//! Softmax: the table of cases, and what is refused.
+
+mod common;
+
+use common::{any_gpu, run_cases, storage};
+use double_routing::{Tensor, kernels::Softmax};
+
+#[test]
+fn agrees_with_the_reference() {
+    run_cases("softmax");
+}
+
+#[test]
+fn refuses_operands_that_do_not_fit() {
+    let gpu = any_gpu();
+    let [x, y, lengths] = [1 << 12; 3].map(|bytes| storage(&gpu, bytes));
+    let refusal = |softmax: Softmax<'_>| softmax.plan(&gpu).expect_err("the operands do not fit").to_string();
+    let f32 = Tensor::f32;
+    assert_eq!(refusal(Softmax::new(f32(&x, &[4, 8]), f32(&y, &[4, 8]), 2)), "softmax: x [4, 8] has no axis 2");
+    assert_eq!(
+        refusal(Softmax::new(f32(&x, &[4, 8]), f32(&y, &[8, 4]), 1)),
+        "softmax: shapes differ: x is [4, 8], y is [8, 4]"
+    );
+    let fitting = || Softmax::new(f32(&x, &[4, 8]), f32(&y, &[4, 8]), 1);
+    assert_eq!(refusal(fitting().lengths(Tensor::u32(&lengths, &[5]))), "softmax: lengths are [5], expected [4]");
+    assert_eq!(refusal(fitting().lengths(f32(&lengths, &[4]))), "softmax: lengths is f32, expected u32");
+    assert_eq!(
+        refusal(Softmax::new(f32(&x, &[4, 8]), f32(&x, &[4, 8]).offset(256), 1)),
+        "softmax: x and y are different parts (bytes 0 and 256) of one buffer; use the same part, or two buffers"
+    );
+    assert_eq!(
+        refusal(fitting().lengths(Tensor::u32(&y, &[4]).offset(1024))),
+        "softmax: lengths and the output share a buffer; WebGPU binds a buffer either for reading or for writing"
+    );
+}

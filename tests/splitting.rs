@@ -1,0 +1,123 @@
+//! Tensors larger than a binding may be: on a device whose bindings are tiny, so that everything is cut in many pieces.
+
+mod common;
+
+use common::{gpus, random, random_weights, storage, wait};
+use double_routing::{
+    DoubleRouting, Gpu, Order, Settings, Tensor, bytemuck,
+    kernels::{Attend, Matmul, Route, Softmax},
+    wgpu,
+};
+
+/// The same adapters with bindings of at most this many bytes.
+fn confined(bytes: u64) -> Vec<Gpu> {
+    let backends = gpus().into_iter().map(|gpu| gpu.info().backend);
+    backends
+        .map(|backend| {
+            let adapters = pollster::block_on(Gpu::adapters(backend.into()));
+            let limits = wgpu::Limits { max_storage_buffer_binding_size: bytes, ..Gpu::required_limits() };
+            pollster::block_on(Gpu::open_adapter(&adapters[0], Gpu::required_features(), limits)).expect("a device")
+        })
+        .collect()
+}
+
+/// Compares the outputs of both devices bit for bit: neither splitting nor alignment changes the order of a sum, as long as a
+/// binding holds four rows of b.
+fn same_bits(what: &str, steps: usize, whole: Vec<f32>, parts: (Vec<f32>, usize)) {
+    assert!(parts.1 >= steps, "{what} was cut into {} steps, expected {steps} or more", parts.1);
+    let differing = whole.iter().zip(&parts.0).position(|(whole, part)| whole.to_bits() != part.to_bits());
+    assert_eq!((differing, whole.len()), (None, parts.0.len()), "{what}");
+}
+
+fn f32<'a>(buffer: &'a wgpu::Buffer, shape: &[usize]) -> Tensor<'a> {
+    Tensor::f32(buffer, shape)
+}
+
+type Build<'a> = &'a dyn Fn(&Gpu, &[wgpu::Buffer], &wgpu::Buffer) -> double_routing::Plan;
+
+fn run(gpu: &Gpu, inputs: &[Vec<f32>], outputs: usize, build: Build<'_>) -> (Vec<f32>, usize) {
+    let buffers: Vec<_> =
+        inputs.iter().map(|input| gpu.upload("input", bytemuck::cast_slice(input)).expect("a buffer")).collect();
+    let output = storage(gpu, outputs as u64 * 4);
+    let plan = build(gpu, &buffers, &output);
+    let mut encoder = gpu.device().create_command_encoder(&Default::default());
+    plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+    gpu.queue().submit([encoder.finish()]);
+    let bytes = wait(gpu, gpu.read(&Tensor::f32(&output, &[outputs]))).expect("a result");
+    (bytemuck::pod_collect_to_vec(&bytes), plan.steps().len())
+}
+
+#[test]
+fn kernels_cut_into_parts_give_the_same_bits() {
+    for (whole, parts) in gpus().iter().zip(confined(4096)) {
+        let compare = |what: &str, steps: usize, inputs: &[Vec<f32>], outputs: usize, build: Build<'_>| {
+            same_bits(what, steps, run(whole, inputs, outputs, build).0, run(&parts, inputs, outputs, build));
+        };
+        for (m, n, k) in [(70, 60, 50), (33, 127, 64), (300, 7, 20), (5, 200, 300)] {
+            let inputs = [random(1, m * k), random(2, n * k), random(3, n)];
+            compare(&format!("matmul bt {m}x{n}x{k}"), 4, &inputs, m * n, &|gpu, b, c| {
+                let product = Matmul::new(f32(&b[0], &[m, k]), f32(&b[1], &[n, k]), f32(c, &[m, n])).transposed();
+                product.bias(f32(&b[2], &[n])).batch_invariant(true).plan(gpu).expect("a plan")
+            });
+            compare(&format!("matmul {m}x{n}x{k}"), 4, &inputs, m * n, &|gpu, b, c| {
+                let product = Matmul::new(f32(&b[0], &[m, k]), f32(&b[1], &[k, n]), f32(c, &[m, n]));
+                product.bias(f32(&b[2], &[n])).batch_invariant(true).plan(gpu).expect("a plan")
+            });
+            let inputs = [random(4, m * k), random(5, n * k), random(6, m), random(7, n), random(8, n)];
+            compare(&format!("route {m}x{n}x{k}"), 4, &inputs, m * n, &|gpu, b, y| {
+                let (x, weight, w) = (f32(&b[0], &[m, k]), f32(&b[1], &[n, k]), f32(&b[2], &[m]));
+                let route = Route::new(x, weight, w, f32(y, &[m, n])).batch_invariant(true);
+                route.inner(f32(&b[3], &[n])).outer(f32(&b[4], &[n])).plan(gpu).expect("a plan")
+            });
+        }
+        let inputs = [random(9, 6 * 40 * 30), random(10, 6 * 30 * 20)];
+        compare("batched matmul", 6, &inputs, 6 * 40 * 20, &|gpu, b, c| {
+            let product = Matmul::new(f32(&b[0], &[6, 40, 30]), f32(&b[1], &[6, 30, 20]), f32(c, &[6, 40, 20]));
+            product.batch_invariant(true).plan(gpu).expect("a plan")
+        });
+        compare("attend", 4, &[random(11, 90 * 50), random(12, 50)], 90, &|gpu, b, logits| {
+            Attend::new(f32(&b[0], &[90, 50]), f32(&b[1], &[50]), f32(logits, &[90])).plan(gpu).expect("a plan")
+        });
+        for shape in [[90, 50, 1], [12, 25, 7]] {
+            let count = shape.iter().product();
+            compare("softmax", 2, &[random(13, count)], count, &|gpu, b, y| {
+                Softmax::new(f32(&b[0], &shape), f32(y, &shape), 1).plan(gpu).expect("a plan")
+            });
+        }
+    }
+}
+
+#[test]
+fn the_layer_cut_into_parts_gives_the_same_bits() {
+    let weights = random_weights(1, [24, 10, 12, 30]);
+    let x = random(2, 9 * 40 * 24);
+    for (whole, parts) in gpus().iter().zip(confined(4096)) {
+        for order in [Order::AsWritten].into_iter().chain(Order::FOLDED) {
+            let settings = Settings { batch_invariant: true, ..Settings::default() };
+            let run = |gpu: &Gpu| {
+                let layer = DoubleRouting::with_order(gpu, &weights, settings, order).expect("a layer");
+                wait(gpu, layer.run(&x, &[9, 40, 24], Some(&[40, 39, 0, 1, 7, 12, 40, 40, 3]))).expect("a result")
+            };
+            assert_eq!(run(&parts), run(whole), "{order}");
+        }
+    }
+}
+
+/// What cannot be cut is refused with both numbers.
+#[test]
+fn a_single_row_beyond_a_binding_is_refused() {
+    for gpu in confined(4096) {
+        let buffer = || storage(&gpu, 1 << 16);
+        let (x, v, y) = (buffer(), buffer(), buffer());
+        let long = [2, 2000];
+        let limit = 4096 - gpu.device().limits().min_storage_buffer_offset_alignment;
+        let refusal = Softmax::new(Tensor::f32(&x, &long), Tensor::f32(&y, &long), 1).plan(&gpu).expect_err("too long");
+        assert_eq!(refusal.to_string(), format!("softmax: a row in bytes needs 8000, the device allows {limit}"));
+        let (row, out) = (Tensor::f32(&v, &[2000]), Tensor::f32(&y, &[2]));
+        let refusal = Attend::new(Tensor::f32(&x, &long), row, out).plan(&gpu).expect_err("too long");
+        assert_eq!(refusal.to_string(), format!("attend: a row of x in bytes needs 8000, the device allows {limit}"));
+        let product = Matmul::new(Tensor::f32(&x, &long), Tensor::f32(&v, &[2000, 3]), Tensor::f32(&y, &[2, 3]));
+        let refusal = product.plan(&gpu).expect_err("too long");
+        assert_eq!(refusal.to_string(), format!("matmul: a row of a in bytes needs 8000, the device allows {limit}"));
+    }
+}
