@@ -1,4 +1,19 @@
-//! placeholder
+#![doc = include_str!("../README.md")]
+//!
+//! # The crate, from the outside in
+//!
+//! | you want to | start at |
+//! |---|---|
+//! | run the layer on values you have on the CPU | [`Gpu::open`], [`Weights`], [`DoubleRouting::run`] |
+//! | record the layer into your own compute pass | [`Gpu::from_device`], [`DoubleRouting::forward`], [`Forward::record`] |
+//! | use one kernel on your own buffers | [`kernels`], [`Tensor`], [`Plan::record`] |
+//! | know what the right result is, and how far off f32 may be | [`reference`] |
+//! | find out whether an adapter computes it | [`check`] |
+//!
+//! Data goes [`Weights`] → [`Plan`] → [`Step`], [`Step`], … → compute pass. A step is one bound dispatch; a plan is steps and
+//! the scratch buffers they share, made once for a shape and recorded any number of times. Only [`DoubleRouting::run`],
+//! [`Session`] and [`Gpu::read`] submit anything, and nothing blocks.
+
 pub mod check;
 mod device;
 mod error;

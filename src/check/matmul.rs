@@ -86,6 +86,7 @@ pub(super) fn cases() -> Vec<Case> {
         (7, 31, 3),
         (8, 32, 4),
         (9, 33, 5),
+        (9, 67, 6),
         (63, 65, 17),
         (64, 64, 16),
         (65, 63, 31),
@@ -128,9 +129,9 @@ pub(super) fn cases() -> Vec<Case> {
     // Nothing to do; nothing to add up, which leaves the bias.
     specs.extend([plain(0, 8, 8, Data::Reals), plain(8, 0, 8, Data::Reals), plain(9, 33, 0, Data::Reals)]);
     // Deeper than an invocation may loop in one dispatch of a software driver.
-    for (rows, columns) in [(3, 5), (65, 2)] {
+    for (rows, columns, depth) in [(3, 5, 200_000), (3, 5, 300_000), (9, 2, 300_000)] {
         for transposed in [true, false] {
-            let mut spec = plain(rows, columns, 200_000, Data::Integers);
+            let mut spec = plain(rows, columns, depth, Data::Integers);
             spec.product.transposed = transposed;
             specs.push(spec);
         }

@@ -30,6 +30,8 @@ enum Logits {
     Extreme,
     /// All the same.
     Equal,
+    /// From −20 to 4 along the axis: each part of a long row has another maximum.
+    Rising,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -55,11 +57,12 @@ impl Spec {
         let Axis { outer, length, inner } = self.axis;
         let mut random = Random::new((outer * 31 + length * 7 + inner) as u64);
         let x: Vec<f32> = (0..outer * length * inner)
-            .map(|_| match self.logits {
+            .map(|at| match self.logits {
                 Logits::Usual => 4.0 * random.real(),
                 Logits::Saturated => 100.0 * random.real(),
                 Logits::Extreme => 3e38 * random.real(),
                 Logits::Equal => -7.25,
+                Logits::Rising => 24.0 * (at / inner % length) as f32 / length as f32 - 20.0 + random.real(),
             })
             .collect();
         let lengths: Option<Vec<u32>> = (self.mask == Mask::Lengths).then(|| {
@@ -119,6 +122,8 @@ pub(super) fn cases() -> Vec<Case> {
             Spec { logits, ..plain(2, 70_001, 1) },
         ]);
     }
+    specs.push(Spec { logits: Logits::Rising, ..plain(3, 150_001, 1) });
+    specs.push(Spec { logits: Logits::Rising, mask: Mask::Lengths, ..plain(7, 17_000, 3) });
     for shift in [1, 2, 4] {
         specs.extend([
             Spec { shift, ..plain(5, 64, 1) },

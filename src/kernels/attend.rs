@@ -87,14 +87,22 @@ const SHAPES: &[(AdapterClass, u64, Shape)] = &[
 ///
 /// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|x||v| + |bias|).
 ///
-/// ```no_run
-/// use double_routing::{Gpu, Tensor, kernels::Attend};
-/// # use double_routing::wgpu;
-/// # fn record(gpu: &Gpu, h: &wgpu::Buffer, v: &wgpu::Buffer, logits: &wgpu::Buffer, pass: &mut wgpu::ComputePass<'_>)
-/// # -> double_routing::Result<()> {
-/// let (h, v, logits) = (Tensor::f32(h, &[8, 512, 64]), Tensor::f32(v, &[1, 64]), Tensor::f32(logits, &[8, 512]));
-/// Attend::new(h, v, logits).plan(gpu)?.record(pass);
-/// # Ok(()) }
+/// ```
+/// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Attend};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let h = gpu.upload("h", bytemuck::cast_slice(&[1.0f32, 2.0, 3.0, 4.0]))?;
+/// let v = gpu.upload("v", bytemuck::cast_slice(&[1.0f32, -1.0]))?;
+/// let logits = gpu.buffer("logits", Element::F32, 2)?;
+/// // Two tokens of two features.
+/// let (h, v, logits) = (Tensor::f32(&h, &[2, 2]), Tensor::f32(&v, &[1, 2]), Tensor::f32(&logits, &[2]));
+/// let plan = Attend::new(h, v, logits.clone()).plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&gpu.read(&logits).await?), [-1.0, -1.0]);
+/// # Ok(()) }) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Attend<'a> {

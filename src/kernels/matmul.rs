@@ -50,15 +50,22 @@ params! {
 /// No dimension is too small (K = 0 gives the bias) or too large: what exceeds a binding or a dispatch is split.
 /// Sums are f32: |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|).
 ///
-/// ```no_run
-/// use double_routing::{Gpu, Tensor, kernels::Matmul};
-/// # fn record(gpu: &Gpu, a: &wgpu::Buffer, b: &wgpu::Buffer, c: &wgpu::Buffer, pass: &mut wgpu::ComputePass<'_>)
-/// # -> double_routing::Result<()> {
-/// # use double_routing::wgpu;
-/// let (a, b, c) = (Tensor::f32(a, &[512, 768]), Tensor::f32(b, &[256, 768]), Tensor::f32(c, &[512, 256]));
-/// let plan = Matmul::new(a, b, c).transposed().plan(gpu)?;
-/// plan.record(pass);
-/// # Ok(()) }
+/// ```
+/// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Matmul};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let a = gpu.upload("a", bytemuck::cast_slice(&[1.0f32, 2.0, 3.0, 4.0]))?;
+/// let b = gpu.upload("b", bytemuck::cast_slice(&[1.0f32, 0.0, 1.0, 1.0, 0.0, 2.0]))?;
+/// let c = gpu.buffer("c", Element::F32, 6)?;
+/// // [2, 2] times the transpose of [3, 2].
+/// let (a, b, c) = (Tensor::f32(&a, &[2, 2]), Tensor::f32(&b, &[3, 2]), Tensor::f32(&c, &[2, 3]));
+/// let plan = Matmul::new(a, b, c.clone()).transposed().plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&gpu.read(&c).await?), [1.0, 3.0, 4.0, 3.0, 7.0, 8.0]);
+/// # Ok(()) }) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Matmul<'a> {

@@ -65,19 +65,23 @@ params! {
 ///
 /// |ŷ − y| ≤ |w|·(K + 4)·2⁻²⁴·(Σ|x||b| + |inner|) + 2⁻²⁴·|outer|.
 ///
-/// ```no_run
-/// use double_routing::{Gpu, Tensor, kernels::Route};
-/// # use double_routing::wgpu;
-/// # fn record(gpu: &Gpu, buffers: [&wgpu::Buffer; 5], pass: &mut wgpu::ComputePass<'_>) -> double_routing::Result<()> {
-/// let [x, b, w, outer, y] = buffers;
-/// let step = Route::new(
-///     Tensor::f32(x, &[8, 512, 768]),
-///     Tensor::f32(b, &[256, 768]),
-///     Tensor::f32(w, &[8, 512, 1]),
-///     Tensor::f32(y, &[8, 512, 256]),
-/// );
-/// step.outer(Tensor::f32(outer, &[256])).plan(gpu)?.record(pass);
-/// # Ok(()) }
+/// ```
+/// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Route};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let upload = |values: &[f32]| gpu.upload("operand", bytemuck::cast_slice(values));
+/// let (x, b) = (upload(&[1.0, 2.0, 3.0, 4.0])?, upload(&[1.0, 1.0])?);
+/// let (w, outer) = (upload(&[0.5, 0.25])?, upload(&[10.0])?);
+/// let y = gpu.buffer("y", Element::F32, 2)?;
+/// // Two tokens of two features, one output.
+/// let (x, b, y) = (Tensor::f32(&x, &[2, 2]), Tensor::f32(&b, &[1, 2]), Tensor::f32(&y, &[2, 1]));
+/// let plan = Route::new(x, b, Tensor::f32(&w, &[2]), y.clone()).outer(Tensor::f32(&outer, &[1])).plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&gpu.read(&y).await?), [11.5, 11.75]);
+/// # Ok(()) }) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Route<'a> {

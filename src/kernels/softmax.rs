@@ -123,14 +123,23 @@ fn variant(
 /// Relative error of an element, with E(d) = (3 + 2d)·2⁻²³ + d·2⁻²⁴ and d = max − x:
 /// E(d) + Σ y·E + (length + 4)·2⁻²⁴ + 2.5·2⁻²³.
 ///
-/// ```no_run
-/// use double_routing::{Gpu, Tensor, kernels::Softmax};
-/// # use double_routing::wgpu;
-/// # fn record(gpu: &Gpu, logits: &wgpu::Buffer, pass: &mut wgpu::ComputePass<'_>) -> double_routing::Result<()> {
-/// // In place, over the 512 tokens of each of 8 sequences.
-/// let logits = Tensor::f32(logits, &[8, 512]);
-/// Softmax::new(logits.clone(), logits, 1).plan(gpu)?.record(pass);
-/// # Ok(()) }
+/// ```
+/// use double_routing::{AdapterChoice, Gpu, Tensor, bytemuck, kernels::Softmax};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let logits = gpu.upload("logits", bytemuck::cast_slice(&[3.0f32, 3.0, 7.0, 9.0]))?;
+/// let lengths = gpu.upload("lengths", bytemuck::cast_slice(&[2u32, 1]))?;
+/// // In place, over two sequences of two tokens, of which the second has one that counts.
+/// let logits = Tensor::f32(&logits, &[2, 2]);
+/// let plan = Softmax::new(logits.clone(), logits.clone(), 1).lengths(Tensor::u32(&lengths, &[2])).plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// let w: Vec<f32> = bytemuck::pod_collect_to_vec(&gpu.read(&logits).await?);
+/// assert!((w[0] - 0.5).abs() < 1e-6 && (w[1] - 0.5).abs() < 1e-6);
+/// assert_eq!(w[2..], [1.0, 0.0]);
+/// # Ok(()) }) }
 /// ```
 #[derive(Debug, Clone)]
 pub struct Softmax<'a> {

@@ -49,14 +49,25 @@ pub enum PlanKind {
 /// A double-routing layer whose weights are on a device:
 /// `h = embedding(x);  w = softmax(attention(h), dim=1);  y = routing2(routing1(h * w))`.
 ///
-/// ```no_run
-/// use double_routing::{AdapterChoice, DoubleRouting, Gpu, Settings, Weights};
-/// # async fn run(bytes: &[u8], x: &[f32]) -> double_routing::Result<()> {
+/// ```
+/// use double_routing::{AdapterChoice, DoubleRouting, Gpu, Linear, Settings, Weights};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
 /// let gpu = Gpu::open(&AdapterChoice::default()).await?;
-/// let layer = DoubleRouting::new(&gpu, &Weights::from_safetensors(bytes, "")?, Settings::default())?;
-/// let output = layer.run(x, &[8, 512, 768], None).await?;
-/// println!("{} weights, {} results", output.w.len(), output.y.len());
-/// # Ok(()) }
+/// // From a file: Weights::from_safetensors(&std::fs::read("router.safetensors")?, "").
+/// let weights = Weights::new(
+///     Linear::new(vec![1.0f32, 0.0, 0.0, 1.0], [2, 2], vec![0.0f32; 2]),
+///     Linear::new(vec![1.0f32, 1.0], [1, 2], vec![0.0f32; 1]),
+///     Linear::new(vec![2.0f32, 0.0, 0.0, 2.0], [2, 2], vec![0.0f32; 2]),
+///     Linear::new(vec![1.0f32, 0.0, 0.0, 1.0], [2, 2], vec![1.0f32; 2]),
+/// )?;
+/// let layer = DoubleRouting::new(&gpu, &weights, Settings::default())?;
+/// // One sequence of two tokens with equal logits: each weighs a half.
+/// let output = layer.run(&[3.0, 1.0, 1.0, 3.0], &[1, 2, 2], None).await?;
+/// for (y, expected) in output.y.iter().zip([4.0, 2.0, 2.0, 4.0]) {
+///     assert!((y - expected).abs() < 1e-5, "y is {y}, expected {expected}");
+/// }
+/// # Ok(()) }) }
 /// ```
 #[derive(Debug)]
 pub struct DoubleRouting {

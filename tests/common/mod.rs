@@ -24,19 +24,28 @@ pub fn wait<T>(gpu: &Gpu, future: impl Future<Output = T>) -> T {
     }
 }
 
-/// The adapters that the tests run on: Vulkan and GL, whatever hardware or software serves them. A backend that is missing
-/// fails the test unless `DOUBLE_ROUTING_WITHOUT` names it (`gl`, `vulkan`, or both with a comma).
+/// The backends that the tests run on, by what wgpu has on the platform.
+const BACKENDS: &[(&str, wgpu::Backends)] = if cfg!(target_os = "macos") {
+    &[("metal", wgpu::Backends::METAL)]
+} else if cfg!(windows) {
+    &[("dx12", wgpu::Backends::DX12)]
+} else {
+    &[("vulkan", wgpu::Backends::VULKAN), ("gl", wgpu::Backends::GL)]
+};
+
+/// The adapters that the tests run on, whatever hardware or software serves them. A backend that is missing fails the test
+/// unless `DOUBLE_ROUTING_WITHOUT` names it (`gl`, or `vulkan,gl`).
 pub fn gpus() -> Vec<Gpu> {
     let excused = std::env::var("DOUBLE_ROUTING_WITHOUT").unwrap_or_default();
     let mut gpus = Vec::new();
-    for (name, backend) in [("vulkan", wgpu::Backends::VULKAN), ("gl", wgpu::Backends::GL)] {
-        match pollster::block_on(Gpu::open(&AdapterChoice::default().backends(backend))) {
+    for (name, backend) in BACKENDS {
+        match pollster::block_on(Gpu::open(&AdapterChoice::default().backends(*backend))) {
             Ok(gpu) => {
                 println!("on {} ({}, {})", gpu.info().name, gpu.info().backend, gpu.info().driver_info);
                 gpus.push(gpu);
             }
-            Err(error) if excused.split(',').any(|excuse| excuse.trim() == name) => println!("excused: {error}"),
-            Err(error) => panic!("{error}\nTests need a {name} adapter; scripts/adapter.sh installs a software one."),
+            Err(error) if excused.split(',').any(|excuse| excuse.trim() == *name) => println!("excused: {error}"),
+            Err(error) => panic!("{error}\nTests need a {name} adapter; scripts/test.sh installs a software one."),
         }
     }
     gpus

@@ -1,0 +1,45 @@
+#!/bin/sh
+# Runs all tests. On Linux they need a Vulkan and a GL adapter; where one is missing and this is Debian or Ubuntu, Mesa's
+# software adapters are installed first (as root, or with sudo). On macOS they run on Metal, on Windows on DX12.
+#
+#   scripts/test.sh [arguments for cargo test]
+#
+# A machine that cannot have one of the two: DOUBLE_ROUTING_WITHOUT=gl scripts/test.sh
+set -eu
+cd "$(dirname "$0")/.."
+
+# The command is built along with its tests.
+cargo test --workspace --no-run
+there=$("${CARGO_TARGET_DIR:-target}/debug/double-routing" adapters --json | tr -d ' \n')
+case "$(uname -s)" in
+    Linux) wanted="vulkan gl" ;;
+    Darwin) wanted=metal ;;
+    *) wanted=dx12 ;;
+esac
+missing=
+for backend in $wanted; do
+    case "$there" in
+        *"\"backend\":\"$backend\""*) ;;
+        *) case ",${DOUBLE_ROUTING_WITHOUT:-}," in
+               *",$backend,"*) ;;
+               *) missing="$missing $backend" ;;
+           esac ;;
+    esac
+done
+
+if [ -n "$missing" ]; then
+    packages="mesa-vulkan-drivers libvulkan1 libegl1 libgl1-mesa-dri"
+    if [ "$(uname -s)" = Linux ] && command -v apt-get >/dev/null; then
+        echo "No adapter for:$missing. Installing Mesa's software adapters: $packages" >&2
+        root=
+        [ "$(id -u)" = 0 ] || root=sudo
+        $root apt-get update -qq
+        $root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >/dev/null
+    else
+        echo "No adapter for:$missing. Install a driver for it; software ones are in Fedora's mesa-vulkan-drivers and" >&2
+        echo "mesa-dri-drivers, and in Arch's vulkan-swrast and mesa." >&2
+        exit 1
+    fi
+fi
+
+cargo test --workspace "$@"

@@ -1,0 +1,283 @@
+//! Do the tests test anything? Each mutant is a copy of the crate with one deliberate fault, and the named ordinary test
+//! must fail on it. Slow (a build each), so it runs on request:
+//!
+//!     cargo test --test mutants -- --ignored --nocapture
+
+// A broken mutant list or a failing build of a mutant is a failing test.
+#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+
+use std::{
+    fs, io,
+    path::Path,
+    process::{Command, Output},
+};
+
+struct Mutant {
+    fault: &'static str,
+    file: &'static str,
+    /// Text that occurs in the file exactly once, and what the mutant has in its place.
+    from: &'static str,
+    to: &'static str,
+    /// The test that must fail, and the cases it is confined to (all, where empty).
+    test: &'static str,
+    cases: &'static str,
+}
+
+const MUTANTS: &[Mutant] = &[
+    Mutant {
+        fault: "tile product: no barrier before the stage is read",
+        file: "shaders/lib/tile.wgsl",
+        from: "        // The stage is complete before anyone reads it.\n        workgroupBarrier();\n",
+        to: "",
+        test: "matmul",
+        cases: "matmul 65x63x31",
+    },
+    Mutant {
+        fault: "tile product: no barrier before the stage is overwritten",
+        file: "shaders/lib/tile.wgsl",
+        from: "        // Everyone has read the stage before the next one overwrites it.\n        workgroupBarrier();\n",
+        to: "",
+        test: "matmul",
+        cases: "matmul 130x68x132",
+    },
+    Mutant {
+        fault: "softmax: no barrier before workgroup memory is used again",
+        file: "shaders/softmax.wgsl",
+        from: "    // All have read the result before the memory is used again.\n    workgroupBarrier();\n",
+        to: "",
+        test: "softmax",
+        cases: "softmax 7x1000x1",
+    },
+    Mutant {
+        fault: "attend: lanes reduce without a barrier",
+        file: "shaders/attend.wgsl",
+        from: "        workgroupBarrier();\n",
+        to: "",
+        test: "attend",
+        cases: "attend 65x128",
+    },
+    Mutant {
+        fault: "matmul: the last row is skipped",
+        file: "shaders/matmul.wgsl",
+        from: "if row < params.product.rows {",
+        to: "if row + 1u < params.product.rows {",
+        test: "matmul",
+        cases: "matmul 9x33x5",
+    },
+    Mutant {
+        fault: "route: the last columns are skipped",
+        file: "shaders/route.wgsl",
+        from: "if column >= params.product.columns {",
+        to: "if column + 1u >= params.product.columns {",
+        test: "route",
+        cases: "route 5x33x17",
+    },
+    Mutant {
+        fault: "matmul: the bias is dropped",
+        file: "shaders/matmul.wgsl",
+        from: "addend = bias_quad(",
+        to: "addend = 0.0 * bias_quad(",
+        test: "matmul",
+        cases: "matmul 17x36x24",
+    },
+    Mutant {
+        fault: "route: w is ignored",
+        file: "shaders/route.wgsl",
+        from: "y = w[params.w_first + row] * (y + inside) + outside;",
+        to: "y = min(w[params.w_first + row], 0.0) * 0.0 + (y + inside) + outside;",
+        test: "routing",
+        cases: "routing 3x17x20",
+    },
+    Mutant {
+        fault: "route: w is applied to the outer bias too",
+        file: "shaders/route.wgsl",
+        from: "* (y + inside) + outside;",
+        to: "* (y + inside + outside);",
+        test: "goldens",
+        cases: "",
+    },
+    Mutant {
+        fault: "route: the inner bias escapes the weight",
+        file: "shaders/route.wgsl",
+        from: "* (y + inside) + outside;",
+        to: "* y + inside + outside;",
+        test: "routing",
+        cases: "folded-whole",
+    },
+    Mutant {
+        fault: "tile product: rows of A follow the depth of the dispatch instead of the stride",
+        file: "shaders/lib/tile.wgsl",
+        from: "* params.product.a_stride + k",
+        to: "* params.product.depth + k",
+        test: "splitting",
+        cases: "",
+    },
+    Mutant {
+        fault: "loads: one element too many at the end of a row",
+        file: "shaders/lib/load.wgsl",
+        from: "if valid > 1u {",
+        to: "if valid > 0u {",
+        test: "matmul",
+        cases: "matmul 9x33x5",
+    },
+    Mutant {
+        fault: "loads: the halves of a bf16 word are swapped",
+        file: "shaders/lib/load.wgsl",
+        from: "vec2<u32>(word << 16u, word & 0xffff0000u)",
+        to: "vec2<u32>(word & 0xffff0000u, word << 16u)",
+        test: "attend",
+        cases: "bf16",
+    },
+    Mutant {
+        fault: "loads: subnormal f16 are flushed",
+        file: "shaders/lib/load.wgsl",
+        from: "* 5.9604644775390625e-8",
+        to: "* 0.0",
+        test: "matmul",
+        cases: "subnormals",
+    },
+    Mutant {
+        fault: "stores: one element too many at the end of a row",
+        file: "shaders/lib/store.wgsl",
+        from: "if valid > 3u { OPERAND[first + 3u] = quad.w; }",
+        to: "if valid > 2u { OPERAND[first + 3u] = quad.w; }",
+        test: "matmul",
+        cases: "matmul 9x67x6",
+    },
+    Mutant {
+        fault: "grid: the second row of a folded grid repeats the first",
+        file: "shaders/lib/grid.wgsl",
+        from: "return id.y * GRID_WIDTH + id.x;",
+        to: "return id.x;",
+        test: "softmax",
+        cases: "softmax 300000x3",
+    },
+    Mutant {
+        fault: "softmax: the maximum is not subtracted",
+        file: "shaders/softmax.wgsl",
+        from: "return exp(2.0 * max(0.5 * x - 0.5 * maximum, vec4<f32>(-64.0)));",
+        to: "return exp(x - 0.0 * maximum);",
+        test: "softmax",
+        cases: "saturated",
+    },
+    Mutant {
+        fault: "softmax: the mask is off by one",
+        file: "shaders/softmax.wgsl",
+        from: "return min(lengths[params.lengths_first + outer], params.length);",
+        to: "return min(lengths[params.lengths_first + outer] + 1u, params.length);",
+        test: "softmax",
+        cases: "softmax 11x77x1",
+    },
+    Mutant {
+        fault: "softmax: chunks are merged without rescaling",
+        file: "shaders/softmax.wgsl",
+        from: "merged.y * exp_below(merged.xxxx, vec4<f32>(maximum)).x + next.y",
+        to: "merged.y + next.y",
+        test: "softmax",
+        cases: "rising",
+    },
+    Mutant {
+        fault: "host: products are not cut to what an invocation may loop",
+        file: "src/kernels/tile.rs",
+        from: "const MAX_ITERATIONS: u64 = 60_000;",
+        to: "const MAX_ITERATIONS: u64 = 60_000_000;",
+        test: "matmul",
+        cases: "x300000",
+    },
+    Mutant {
+        fault: "host: a part of a product starts over instead of going on",
+        file: "src/kernels/tile.rs",
+        from: "continues: u32::from(k > 0),",
+        to: "continues: 0,",
+        test: "matmul",
+        cases: "matmul 3x5x200000",
+    },
+    Mutant {
+        fault: "host: softmax runs over the sequences instead of the tokens",
+        file: "src/routing/mod.rs",
+        from: "Softmax::new(logits.tensor(), w.tensor(), 1)",
+        to: "Softmax::new(logits.tensor(), w.tensor(), 0)",
+        test: "goldens",
+        cases: "",
+    },
+    Mutant {
+        fault: "host: folding forgets the second bias of d",
+        file: "src/routing/order.rs",
+        from: ".for_each(|(d, b2)| *d += b2);",
+        to: ".for_each(|(d, b2)| *d += 0.0 * b2);",
+        test: "goldens",
+        cases: "",
+    },
+    Mutant {
+        fault: "host: folding forgets the bias of the embedding",
+        file: "src/routing/order.rs",
+        from: "Some(product(&w1, &be, r, a, 1))",
+        to: "Some(vec![0.0; r])",
+        test: "routing",
+        cases: "folded-before-routing2",
+    },
+];
+
+#[test]
+#[ignore = "builds the crate once for every mutant"]
+fn every_mutant_is_caught() {
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let target = root.join("target");
+    let copy = target.join("mutants");
+    if copy.exists() {
+        fs::remove_dir_all(&copy).expect("an old copy can be removed");
+    }
+    fs::create_dir_all(&copy).expect("the target folder can be written");
+    for name in ["Cargo.toml", "Cargo.lock", "README.md", "src", "shaders", "tests", "benches", "examples", "cli"] {
+        copy_tree(&root.join(name), &copy.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+    }
+    let cargo = |test: &str, cases: &str, run: bool| -> Output {
+        let mut command = Command::new(env!("CARGO"));
+        // With --workspace the dependencies are those already built.
+        command.args(["test", "--offline", "--workspace", "--test", test]);
+        command.current_dir(&copy).env("CARGO_TARGET_DIR", &target).env("CASE", cases).env("RUST_BACKTRACE", "0");
+        if !run {
+            command.arg("--no-run");
+        }
+        command.output().expect("cargo runs")
+    };
+    let only = std::env::var("MUTANT").unwrap_or_default();
+    let mut survivors = Vec::new();
+    for mutant in MUTANTS.iter().filter(|mutant| mutant.fault.contains(&only)) {
+        let file = copy.join(mutant.file);
+        let original = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", mutant.file));
+        assert_eq!(original.matches(mutant.from).count(), 1, "{}: {:?}", mutant.file, mutant.from);
+        fs::write(&file, original.replace(mutant.from, mutant.to)).expect("the copy can be written");
+        let build = cargo(mutant.test, mutant.cases, false);
+        assert!(build.status.success(), "{} does not build:\n{}", mutant.fault, String::from_utf8_lossy(&build.stderr));
+        let caught = !cargo(mutant.test, mutant.cases, true).status.success();
+        println!(
+            "{} by tests/{}.rs {:24} {}",
+            if caught { "caught" } else { "MISSED" },
+            mutant.test,
+            mutant.cases,
+            mutant.fault
+        );
+        if !caught {
+            survivors.push(mutant.fault);
+        }
+        fs::write(&file, original).expect("the copy can be written");
+    }
+    // The last build was of a mutant; without its fault the same test must pass, or it proves nothing.
+    for test in ["matmul", "softmax", "attend", "route", "routing", "goldens", "splitting"] {
+        assert!(cargo(test, "x33", true).status.success(), "tests/{test}.rs fails without a fault");
+    }
+    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+}
+
+fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {
+    if from.is_file() {
+        return fs::copy(from, to).map(|_| ());
+    }
+    fs::create_dir_all(to)?;
+    for entry in fs::read_dir(from)? {
+        let entry = entry?;
+        copy_tree(&entry.path(), &to.join(entry.file_name()))?;
+    }
+    Ok(())
+}
