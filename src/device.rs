@@ -157,7 +157,7 @@ impl std::fmt::Display for AdapterChoice {
             let names: Vec<_> = self.backends.iter_names().map(|(name, _)| name.to_lowercase()).collect();
             words.push(format!("on {}", names.join(" or ")));
         }
-        f.write_str(&if words.is_empty() { "at all".into() } else { words.join(" ") })
+        f.write_str(&if words.is_empty() { "of any kind".into() } else { words.join(" ") })
     }
 }
 
@@ -279,7 +279,9 @@ impl Gpu {
     /// # Ok(()) }
     /// ```
     pub async fn open(choice: &AdapterChoice) -> Result<Self> {
-        let adapters = Self::adapters(wgpu::Backends::all()).await;
+        // An index counts all adapters; otherwise a backend that is not wanted need not be woken.
+        let backends = if choice.index.is_some() { wgpu::Backends::all() } else { choice.backends };
+        let adapters = Self::adapters(backends).await;
         let adapter = adapters.iter().enumerate().find(|(index, adapter)| choice.fits(*index, &adapter.get_info()));
         let Some((_, adapter)) = adapter else {
             let there: Vec<_> = adapters
@@ -288,8 +290,9 @@ impl Gpu {
                 .map(|(index, adapter)| (index, adapter.get_info()))
                 .map(|(index, info)| format!("{index}: {} ({})", info.name, info.backend))
                 .collect();
-            let there = if there.is_empty() { "none".into() } else { there.join(", ") };
-            return Err(Error::NoAdapter(format!("{choice}; there: {there}")));
+            let there =
+                if there.is_empty() { "none was found".into() } else { format!("there is {}", there.join(", ")) };
+            return Err(Error::NoAdapter(format!("{choice}: {there}")));
         };
         Self::open_adapter(adapter, Self::useful_features(adapter), Self::useful_limits(adapter)).await
     }

@@ -1,5 +1,12 @@
 //! PyTorch's own module against both plans: files and yardsticks from `tests/goldens/generate.py`.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
 mod common;
 
 use common::{gpus, wait};

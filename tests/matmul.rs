@@ -1,5 +1,12 @@
 //! Matrix product: the table of cases, and what is refused.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
 mod common;
 
 use common::{any_gpu, run_cases, storage};

@@ -3,8 +3,12 @@
 //!
 //!     cargo test --test mutants -- --ignored --nocapture
 
-// A broken mutant list or a failing build of a mutant is a failing test.
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
 
 use std::{
     fs, io,

@@ -1,5 +1,12 @@
 //! Random shapes and hostile bytes: whatever is asked for is either refused with an error or computed within its bound.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
 mod common;
 
 use common::{any_gpu, random, storage, wait};

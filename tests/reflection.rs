@@ -1,7 +1,12 @@
 //! Every variant that the host can ask for, seen by naga: valid, translatable to every backend's language, within WebGPU's
 //! default limits, and bound as the host binds it.
 
-#![allow(clippy::expect_used, clippy::panic, clippy::print_stdout)]
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
 
 use double_routing::{
     Variant,

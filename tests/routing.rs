@@ -1,5 +1,12 @@
 //! The layer: the table of cases, its intermediates, its invariances, and what is refused.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
 mod common;
 
 use common::{any_gpu, gpus, random, random_weights, run_cases, storage, wait};

@@ -1,5 +1,12 @@
 //! Tensors larger than a binding may be: on a device whose bindings are tiny, so that everything is cut in many pieces.
 
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
 mod common;
 
 use common::{gpus, random, random_weights, storage, wait};

@@ -1,1 +1,104 @@
-fn main() {}
+//! The `double-routing` command: runs, checks and demonstrates double routing on any adapter.
+
+mod adapters;
+mod check;
+mod demo;
+mod evaluate;
+mod forward;
+mod gpu;
+mod input;
+mod judge;
+mod report;
+mod save;
+
+use std::{env, io, process::ExitCode};
+
+use clap::{ArgAction, Parser, Subcommand};
+
+/// Two-level routing on any adapter, checked against a CPU reference.
+///
+/// Exit status: 0 when all is well, 1 when a result is not within its bound, 2 when something could not be done.
+#[derive(Debug, Parser)]
+#[command(name = "double-routing", version)]
+struct Arguments {
+    /// Log what the graphics API and the library do; twice for more. RUST_LOG has precedence
+    #[arg(short, long, global = true, action = ArgAction::Count)]
+    verbose: u8,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// List the adapters there are, and which one is taken by default
+    Adapters(adapters::Arguments),
+    /// Run a layer on a file of inputs
+    Forward(forward::Arguments),
+    /// Check every kernel on this machine's adapter against the CPU reference
+    Check(check::Arguments),
+    /// Tell languages apart with a trained layer, and show which characters decide
+    Demo(demo::Arguments),
+}
+
+/// What a command that ran to its end found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Verdict {
+    Passed,
+    Failed,
+}
+
+impl From<bool> for Verdict {
+    fn from(passed: bool) -> Self {
+        if passed { Self::Passed } else { Self::Failed }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    start_logging(arguments.verbose);
+    quieten_wayland();
+    let mut out = anstream::stdout().lock();
+    let result = match &arguments.command {
+        Command::Adapters(arguments) => adapters::run(arguments, &mut out),
+        Command::Forward(arguments) => forward::run(arguments, &mut out),
+        Command::Check(arguments) => check::run(arguments, &mut out),
+        Command::Demo(arguments) => demo::run(arguments, &mut out),
+    };
+    match result {
+        Ok(Verdict::Passed) => ExitCode::SUCCESS,
+        Ok(Verdict::Failed) => ExitCode::from(1),
+        // Whoever reads has had enough, as in `double-routing demo | head`.
+        Err(error) if is_closed_pipe(&error) => ExitCode::SUCCESS,
+        Err(error) => {
+            report::error(&error);
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// Silent by default: whatever matters comes back as an error.
+fn start_logging(verbose: u8) {
+    let level = match verbose {
+        0 => "off",
+        1 => "info",
+        _ => "debug",
+    };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+}
+
+/// Mesa's OpenGL looks for a Wayland display even where nothing is to be shown, and Wayland's library complains on standard
+/// error where it is not told where to look.
+fn quieten_wayland() {
+    const FOLDER: &str = "XDG_RUNTIME_DIR";
+    if cfg!(target_os = "linux") && env::var_os(FOLDER).is_none() {
+        // SAFETY: this is the start of the program; no other thread reads the environment yet.
+        unsafe { env::set_var(FOLDER, env::temp_dir()) };
+    }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    error
+        .chain()
+        .filter_map(|cause| cause.downcast_ref::<io::Error>())
+        .any(|cause| cause.kind() == io::ErrorKind::BrokenPipe)
+}

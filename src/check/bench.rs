@@ -169,12 +169,7 @@ pub(super) async fn judge(
 }
 
 /// Holds a result against the truth, element by element: the worst by its bound.
-///
-/// ```
-/// let outcome = double_routing::check::compare(&[1.0, 2.5], &[1.0, 2.0], &[0.0, 1.0]);
-/// assert_eq!((outcome.worst, outcome.passed()), (0.5, true));
-/// ```
-pub fn compare(result: &[f32], expected: &[f64], bound: &[f64]) -> Outcome {
+pub(super) fn compare(result: &[f32], expected: &[f64], bound: &[f64]) -> Outcome {
     let mut outcome = Outcome { elements: result.len(), worst: 0.0, signal: None, fault: None };
     if result.len() != expected.len() || result.len() != bound.len() {
         outcome.worst = f64::INFINITY;
@@ -184,13 +179,9 @@ pub fn compare(result: &[f32], expected: &[f64], bound: &[f64]) -> Outcome {
     let mut at = None;
     for (index, &value) in result.iter().enumerate() {
         let error = (f64::from(value) - expected[index]).abs();
-        let share = if error == 0.0 {
-            0.0
-        } else if error.is_nan() {
-            f64::INFINITY
-        } else {
-            error / bound[index]
-        };
+        let share = if error == 0.0 { 0.0 } else { error / bound[index] };
+        // Where the result, the truth or the bound is no number, nothing has been shown.
+        let share = if share.is_nan() { f64::INFINITY } else { share };
         if share > outcome.worst {
             outcome.worst = share;
             at = Some(index);

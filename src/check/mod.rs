@@ -14,8 +14,7 @@ mod softmax;
 
 use std::{future::Future, pin::Pin};
 
-pub use bench::compare;
-pub use routing::{SIGNAL_FLOOR, YARDSTICKS};
+pub use routing::{Judgement, LayerTruth};
 
 use crate::{Gpu, Result};
 

@@ -5,26 +5,135 @@ use super::{
     bench::{Random, compare},
 };
 use crate::{
-    Dimensions, DoubleRouting, Gpu, Linear, Order, PlanKind, Result, Settings, Values, Weights, check::Outcome,
-    reference::signal_error,
+    Dimensions, DoubleRouting, Gpu, Linear, Order, PlanKind, Result, Settings, Values, Weights,
+    check::Outcome,
+    reference::{Forward, Layer, signal_error},
 };
 
-/// An evaluation of the layer may be this many times as far from the truth as plain f32 loops on the CPU are on the same
-/// input, by [`signal_error`].
-///
-/// ```
-/// use double_routing::check::{SIGNAL_FLOOR, YARDSTICKS};
-/// let of_plain_loops = 2e-6_f64;
-/// assert_eq!((YARDSTICKS * of_plain_loops).max(SIGNAL_FLOOR), 8e-6);
-/// ```
-pub const YARDSTICKS: f64 = 4.0;
+/// An evaluation may be this many times as far from the truth as plain f32 loops on the CPU are on the same input, by the
+/// signal measure; errors below the floor are too small to compare.
+const YARDSTICKS: f64 = 4.0;
+const FLOOR: f64 = 1e-6;
 
-/// Errors of the layer by [`signal_error`] below this are too small to compare.
+/// The truth about a layer's results: its f64 forward, the bounds on an f32 one, and a plain f32 one as yardstick. Gathered
+/// part by part, since sequences are independent and the reference's intermediates are large.
+///
+/// ```no_run
+/// # async fn check(layer: &double_routing::DoubleRouting, weights: &double_routing::Weights, x: &[f32])
+/// # -> double_routing::Result<()> {
+/// let mut truth = double_routing::check::LayerTruth::new(weights);
+/// truth.extend(x, &[8, 512, 768], None);
+/// let output = layer.run(x, &[8, 512, 768], None).await?;
+/// let judgement = truth.judge(&output.y, &output.w);
+/// assert!(judgement.passed(), "{judgement:?}");
+/// # Ok(()) }
+/// ```
+#[derive(Debug)]
+pub struct LayerTruth {
+    layer: Layer<f64>,
+    plain: Layer<f32>,
+    truth: Forward<f64>,
+    plain_y: Vec<f32>,
+    of_w: Vec<f64>,
+    of_y: Vec<f64>,
+}
+
+/// How far a layer's results are from the truth.
 ///
 /// ```
-/// assert!(double_routing::check::SIGNAL_FLOOR < 1e-5);
+/// # fn show(judgement: double_routing::check::Judgement) {
+/// println!("error by signal {:.1e}, allowed {:.1e}", judgement.error, judgement.allowed);
+/// # }
 /// ```
-pub const SIGNAL_FLOOR: f64 = 1e-6;
+#[derive(Debug, Clone, PartialEq)]
+pub struct Judgement {
+    /// The error of y by its signal, [`signal_error`].
+    pub error: f64,
+    /// The same for plain f32 loops on the CPU.
+    pub yardstick: f64,
+    /// What the error may be: 4 times the yardstick, and 1e-6 where that is less.
+    pub allowed: f64,
+    /// The worst element of y and w, its error as a share of its forward error bound ([`Layer::bounds`]).
+    pub worst: f64,
+    /// What is wrong, if anything is.
+    pub fault: Option<String>,
+}
+
+impl Judgement {
+    /// Whether the error by signal is allowed and every element is within its bound.
+    ///
+    /// ```
+    /// # fn show(judgement: double_routing::check::Judgement) {
+    /// assert!(judgement.passed());
+    /// # }
+    /// ```
+    pub fn passed(&self) -> bool {
+        self.fault.is_none()
+    }
+}
+
+impl LayerTruth {
+    /// Of a layer with these weights, for no input yet.
+    ///
+    /// ```no_run
+    /// # fn truth(weights: &double_routing::Weights) -> double_routing::check::LayerTruth {
+    /// double_routing::check::LayerTruth::new(weights)
+    /// # }
+    /// ```
+    pub fn new(weights: &Weights) -> Self {
+        let layer = weights.to_reference();
+        Self {
+            plain: layer.cast(),
+            layer,
+            truth: Forward { h: vec![], logits: vec![], w: vec![], routed: vec![], y: vec![], d: vec![] },
+            plain_y: Vec::new(),
+            of_w: Vec::new(),
+            of_y: Vec::new(),
+        }
+    }
+
+    /// Adds the forward of x (f32 `[…, in]`, rank 2 or more), with or without lengths, behind those already there.
+    ///
+    /// # Panics
+    /// Where x is shorter than its shape.
+    ///
+    /// ```no_run
+    /// # fn add(truth: &mut double_routing::check::LayerTruth, x: &[f32]) {
+    /// truth.extend(x, &[4, 9, 768], Some(&[9, 5, 1, 0]));
+    /// # }
+    /// ```
+    pub fn extend(&mut self, x: &[f32], shape: &[usize], lengths: Option<&[u32]>) {
+        let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+        let part = self.layer.forward(&exact, shape, lengths);
+        let (of_w, of_y) = self.layer.bounds(&part, &exact, shape, lengths);
+        self.of_w.extend(of_w);
+        self.of_y.extend(of_y);
+        self.plain_y.extend(self.plain.forward(x, shape, lengths).y);
+        self.truth.w.extend(part.w);
+        self.truth.y.extend(part.y);
+        self.truth.d = part.d;
+    }
+
+    /// Judges the results for all that was added.
+    ///
+    /// ```no_run
+    /// # fn judge(truth: &double_routing::check::LayerTruth, output: &double_routing::Output) {
+    /// assert!(truth.judge(&output.y, &output.w).passed());
+    /// # }
+    /// ```
+    pub fn judge(&self, y: &[f32], w: &[f32]) -> Judgement {
+        let (by_y, by_w) = (compare(y, &self.truth.y, &self.of_y), compare(w, &self.truth.w, &self.of_w));
+        let complete = y.len() == self.truth.y.len();
+        let error = if complete { signal_error(y, &self.truth) } else { f64::INFINITY };
+        let yardstick = signal_error(&self.plain_y, &self.truth);
+        let allowed = (YARDSTICKS * yardstick).max(FLOOR);
+        // An error that is NaN is not allowed either.
+        let too_far =
+            (error.is_nan() || error > allowed).then(|| format!("error by signal {error:.3e}, allowed {allowed:.3e}"));
+        let fault = by_w.fault.map(|fault| format!("w: {fault}")).or(by_y.fault.map(|fault| format!("y: {fault}")));
+        Judgement { error, yardstick, allowed, worst: by_y.worst.max(by_w.worst), fault: fault.or(too_far) }
+    }
+}
 
 #[derive(Debug, Clone)]
 struct Spec {
@@ -73,22 +182,14 @@ impl Spec {
         let layer = DoubleRouting::with_order(gpu, &weights, settings, self.order)?;
         let result = layer.run(&x, &self.shape, lengths.as_deref()).await?;
 
-        let reference = weights.to_reference();
-        let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
-        let truth = reference.forward(&exact, &self.shape, lengths.as_deref());
-        let (of_w, of_y) = reference.bounds(&truth, &exact, &self.shape, lengths.as_deref());
-        let by_element = compare(&result.y, &truth.y, &of_y);
-        let by_weight = compare(&result.w, &truth.w, &of_w);
-
-        let yardstick = reference.cast::<f32>().forward(&x, &self.shape, lengths.as_deref());
-        let signal = signal_error(&result.y, &truth);
-        let allowed = (YARDSTICKS * signal_error(&yardstick.y, &truth)).max(SIGNAL_FLOOR);
-        let too_far = (signal > allowed).then(|| format!("error by signal {signal:.3e}, allowed {allowed:.3e}"));
+        let mut truth = LayerTruth::new(&weights);
+        truth.extend(&x, &self.shape, lengths.as_deref());
+        let Judgement { error, allowed, worst, fault, .. } = truth.judge(&result.y, &result.w);
         Ok(Outcome {
             elements: result.y.len() + result.w.len(),
-            worst: by_element.worst.max(by_weight.worst).max(signal / allowed),
-            signal: Some(signal),
-            fault: by_weight.fault.map(|fault| format!("w: {fault}")).or(by_element.fault).or(too_far),
+            worst: worst.max(error / allowed),
+            signal: Some(error),
+            fault,
         })
     }
 }

@@ -1,0 +1,135 @@
+//! A layer on a device or on the CPU, run over any number of sequences in batches.
+
+use std::time::{Duration, Instant};
+
+use double_routing::{DoubleRouting, Error, Order, Output, Result, Session, Settings, Weights, reference::Layer, wgpu};
+
+use crate::{
+    gpu::{Target, wait},
+    input::{Input, Part},
+    report,
+};
+
+/// A layer that is ready to run.
+#[derive(Debug)]
+pub enum Evaluator {
+    Device(Box<DoubleRouting>),
+    Reference(Box<Layer<f64>>),
+}
+
+/// What came of a run.
+#[derive(Debug)]
+pub struct Run {
+    pub output: Output,
+    pub batches: usize,
+    pub elapsed: Duration,
+}
+
+/// Device memory that a batch may take: well beyond what keeps a GPU busy, well below what a small one has.
+const BATCH_BYTES: u64 = 256 << 20;
+
+impl Evaluator {
+    pub fn new(target: &Target, weights: &Weights, settings: Settings) -> Result<Self> {
+        match target {
+            Target::Device(gpu) => {
+                let scope = gpu.error_scope();
+                let layer = DoubleRouting::new(gpu, weights, settings);
+                wait(gpu, scope.close())?;
+                Ok(Self::Device(Box::new(layer?)))
+            }
+            Target::Reference => Ok(Self::Reference(Box::new(weights.to_reference()))),
+        }
+    }
+
+    /// The order that the maps are multiplied in.
+    pub fn order(&self) -> Order {
+        match self {
+            Self::Device(layer) => layer.order(),
+            Self::Reference(_) => Order::AsWritten,
+        }
+    }
+
+    /// Runs every sequence, `batch` at a time or as many as fit. Where the device runs out of memory, half as many.
+    pub fn run(&self, input: &Input, batch: Option<usize>) -> Result<Run> {
+        let sequences = input.sequences();
+        let mut batch = batch.unwrap_or_else(|| self.fitting_batch(input)).clamp(1, sequences.max(1));
+        let bar = report::progress("sequences", sequences, batch < sequences);
+        let start = Instant::now();
+        let mut run = Run { output: Output { y: Vec::new(), w: Vec::new() }, batches: 0, elapsed: Duration::ZERO };
+        let mut batches = Batches { evaluator: self, session: None };
+        let mut done = 0;
+        while done < sequences {
+            let count = batch.min(sequences - done);
+            match batches.run(&input.part(done..done + count)) {
+                Ok(output) => {
+                    run.output.y.extend(output.y);
+                    run.output.w.extend(output.w);
+                    run.batches += 1;
+                    done += count;
+                    bar.inc(count as u64);
+                }
+                Err(Error::OutOfMemory(reason)) if count > 1 => {
+                    batch = count / 2;
+                    bar.suspend(|| report::note(&format!("{reason}: going on with {batch} sequences at a time")));
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        bar.finish_and_clear();
+        run.elapsed = start.elapsed();
+        Ok(run)
+    }
+
+    fn fitting_batch(&self, input: &Input) -> usize {
+        let (widest, whole, largest_buffer) = match self {
+            Self::Device(layer) => {
+                let dimensions = layer.dimensions();
+                let widths = [dimensions.input, dimensions.attention, dimensions.routing, dimensions.output];
+                // Whatever the order: x, h, h', y, the copy of y that is read back, logits and w.
+                let whole = widths.iter().sum::<usize>() + dimensions.output + 4;
+                let wgpu::Limits { max_buffer_size, .. } = layer.gpu().device().limits();
+                (widths.into_iter().max().unwrap_or(1), whole, max_buffer_size)
+            }
+            // In f64, and twice that in passing.
+            Self::Reference(layer) => {
+                let whole = 4 * (layer.input + layer.attention + layer.routing + layer.output);
+                (whole, whole, BATCH_BYTES)
+            }
+        };
+        let bytes = |width: usize| 4 * (width as u64).saturating_mul(input.tokens_each().max(1) as u64);
+        let fitting = (BATCH_BYTES / bytes(whole)).min(largest_buffer / bytes(widest));
+        usize::try_from(fitting).unwrap_or(usize::MAX)
+    }
+}
+
+/// Batches one after the other: the session is kept for as long as their shape stays the same.
+struct Batches<'a> {
+    evaluator: &'a Evaluator,
+    session: Option<(Vec<usize>, Session<'a>)>,
+}
+
+impl Batches<'_> {
+    fn run(&mut self, part: &Part<'_>) -> Result<Output> {
+        let Part { x, shape, lengths } = part;
+        let layer = match self.evaluator {
+            Evaluator::Device(layer) => layer,
+            Evaluator::Reference(layer) => {
+                let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                let forward = layer.forward(&exact, shape, *lengths);
+                let rounded = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+                return Ok(Output { y: rounded(forward.y), w: rounded(forward.w) });
+            }
+        };
+        let session = match self.session.take() {
+            Some((made_for, session)) if made_for == *shape => session,
+            // The old buffers go before new ones are made.
+            old => {
+                drop(old);
+                wait(layer.gpu(), layer.session(shape, lengths.is_some()))?
+            }
+        };
+        let output = wait(layer.gpu(), session.run(x, *lengths))?;
+        self.session = Some((shape.clone(), session));
+        Ok(output)
+    }
+}

@@ -1,0 +1,169 @@
+//! Choosing an adapter, describing it, and waiting for it.
+
+use std::{
+    pin::pin,
+    task::{Context, Poll, Waker},
+};
+
+use anyhow::ensure;
+use clap::builder::NonEmptyStringValueParser;
+use double_routing::{AdapterChoice, Error, Gpu, Result, wgpu};
+use serde::Serialize;
+
+use crate::report;
+
+/// What to do where no adapter is.
+pub const WHERE_TO_GET_ONE: &str =
+    "a graphics driver brings one; a software one is in Debian's and Ubuntu's package mesa-vulkan-drivers";
+
+/// Which adapter to run on. Nothing given: the best one there is, or the CPU reference where there is none.
+#[derive(Debug, Clone, Default, clap::Args)]
+pub struct Selection {
+    /// Part of an adapter's name, its number in the list of `adapters`, or `cpu` for the CPU reference
+    #[arg(long, value_name = "NAME|INDEX|cpu", value_parser = NonEmptyStringValueParser::new())]
+    adapter: Option<String>,
+    /// Only adapters of this graphics API
+    #[arg(long)]
+    backend: Option<Backend>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Backend {
+    Vulkan,
+    Gl,
+    Metal,
+    Dx12,
+}
+
+impl From<Backend> for wgpu::Backends {
+    fn from(backend: Backend) -> Self {
+        match backend {
+            Backend::Vulkan => Self::VULKAN,
+            Backend::Gl => Self::GL,
+            Backend::Metal => Self::METAL,
+            Backend::Dx12 => Self::DX12,
+        }
+    }
+}
+
+/// What a layer runs on.
+#[derive(Debug, Clone)]
+pub enum Target {
+    Device(Gpu),
+    Reference,
+}
+
+/// An adapter, or the CPU reference, as the reports show it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Description {
+    pub name: String,
+    pub backend: String,
+    pub kind: &'static str,
+    pub driver: String,
+}
+
+impl Selection {
+    /// Opens what was asked for.
+    pub fn open(&self) -> anyhow::Result<Target> {
+        if self.is_reference() {
+            ensure!(self.backend.is_none(), "--adapter cpu has no --backend");
+            return Ok(Target::Reference);
+        }
+        match self.open_device() {
+            Ok(gpu) => Ok(Target::Device(gpu)),
+            Err(error @ (Error::NoAdapter(_) | Error::Device(_))) if self.is_default() => {
+                report::note(&format!("no usable adapter ({error}), running on the CPU reference; {WHERE_TO_GET_ONE}"));
+                Ok(Target::Reference)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    /// Whether the CPU reference was asked for.
+    pub fn is_reference(&self) -> bool {
+        self.adapter.as_deref().is_some_and(|adapter| adapter.eq_ignore_ascii_case("cpu"))
+    }
+
+    /// Whether the choice was left to the command.
+    pub fn is_default(&self) -> bool {
+        self.adapter.is_none() && self.backend.is_none()
+    }
+
+    /// Opens the chosen adapter.
+    pub fn open_device(&self) -> Result<Gpu> {
+        let mut choice = AdapterChoice::default();
+        if let Some(backend) = self.backend {
+            choice = choice.backends(backend.into());
+        }
+        let Some(adapter) = &self.adapter else { return pollster::block_on(Gpu::open(&choice)) };
+        if let Ok(index) = adapter.parse() {
+            match pollster::block_on(Gpu::open(&choice.clone().index(index))) {
+                // A number may also be part of a name, as in `--adapter 4090`.
+                Err(Error::NoAdapter(_)) => {}
+                opened => return opened,
+            }
+        }
+        pollster::block_on(Gpu::open(&choice.named(adapter)))
+    }
+
+    /// The options that make the same choice again.
+    pub fn options(&self) -> String {
+        let adapter = self.adapter.as_ref().map(|adapter| format!(" --adapter '{adapter}'"));
+        let backend = self.backend.map(|backend| format!(" --backend {backend:?}").to_lowercase());
+        [adapter, backend].into_iter().flatten().collect()
+    }
+}
+
+impl Target {
+    /// What it is, for reports.
+    pub fn description(&self) -> Description {
+        match self {
+            Self::Device(gpu) => gpu.info().into(),
+            Self::Reference => Description {
+                name: "CPU reference".into(),
+                backend: "cpu".into(),
+                kind: "plain f64 loops",
+                driver: String::new(),
+            },
+        }
+    }
+}
+
+impl From<&wgpu::AdapterInfo> for Description {
+    fn from(info: &wgpu::AdapterInfo) -> Self {
+        let driver = [info.driver.as_str(), info.driver_info.as_str()].map(str::trim);
+        Self {
+            name: info.name.clone(),
+            backend: info.backend.to_string(),
+            kind: match info.device_type {
+                wgpu::DeviceType::DiscreteGpu => "discrete GPU",
+                wgpu::DeviceType::IntegratedGpu => "integrated GPU",
+                wgpu::DeviceType::VirtualGpu => "virtual GPU",
+                wgpu::DeviceType::Cpu => "software",
+                wgpu::DeviceType::Other => "of unknown kind",
+            },
+            driver: driver.into_iter().filter(|part| !part.is_empty()).collect::<Vec<_>>().join(" "),
+        }
+    }
+}
+
+impl std::fmt::Display for Description {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let parts = [&self.backend, self.kind, &self.driver];
+        let parts: Vec<_> = parts.into_iter().filter(|part| !part.is_empty()).collect();
+        write!(f, "{} · {}", self.name, parts.join(" · "))
+    }
+}
+
+/// Waits for a future of the library, which never blocks: sleeps while the device works, then polls again.
+pub fn wait<T>(gpu: &Gpu, future: impl Future<Output = Result<T>>) -> Result<T> {
+    let mut future = pin!(future);
+    loop {
+        if let Poll::Ready(result) = future.as_mut().poll(&mut Context::from_waker(Waker::noop())) {
+            return result;
+        }
+        gpu.device()
+            .poll(wgpu::PollType::wait_indefinitely())
+            .map_err(|error| Error::DeviceLost(gpu.lost().map_or_else(|| error.to_string(), String::from)))?;
+    }
+}

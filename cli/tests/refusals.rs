@@ -1,0 +1,197 @@
+//! Bad input: one line that says what is wrong, status 2, and no output.
+
+// A test that cannot go on fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{Files, INPUT, Named, double_routing, f32_tensor, random, safetensors_bytes, weights, weights_with, x};
+use safetensors::Dtype;
+
+const CPU: [&str; 2] = ["--adapter", "cpu"];
+
+/// Asserts that `forward` refuses and leaves nothing behind.
+#[track_caller]
+fn refused(files: &Files, words: &[&str]) {
+    let before = files.names();
+    files.forward(&CPU).refused(words);
+    assert_eq!(files.names(), before, "an output, or a part of one, is left");
+}
+
+#[track_caller]
+fn refused_weights(bytes: &[u8], words: &[&str]) {
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.write("weights.safetensors", bytes);
+    refused(&files, &[&["weights.safetensors"], words].concat());
+}
+
+#[track_caller]
+fn refused_input(tensors: &[Named], words: &[&str]) {
+    refused(&Files::new(&weights(), tensors), &[&["input.safetensors"], words].concat());
+}
+
+/// A file whose header says this, with `bytes` zeros behind it.
+fn with_header(header: &str, bytes: usize) -> Vec<u8> {
+    let length = (header.len() as u64).to_le_bytes();
+    [&length, header.as_bytes(), &vec![0; bytes]].concat()
+}
+
+#[test]
+fn missing_files() {
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    std::fs::remove_file(files.path("weights.safetensors")).expect("was there");
+    refused(&files, &["cannot read", "weights.safetensors"]);
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.forward_to("output.safetensors", "other.safetensors", &CPU).refused(&["cannot read", "other.safetensors"]);
+}
+
+#[test]
+fn malformed_weights() {
+    let whole = safetensors_bytes(&weights());
+    refused_weights(&[], &["not safetensors"]);
+    refused_weights(b"PK\x03\x04 a zip file", &["not safetensors"]);
+    for end in [4, 8, 100, whole.len() - 1] {
+        refused_weights(&whole[..end], &["not safetensors"]);
+    }
+    // More behind the tensors than the header speaks of.
+    refused_weights(&[&whole[..], &[0; 4]].concat(), &["not safetensors"]);
+    // A header longer than the file, and one longer than any memory.
+    for lie in [whole.len() as u64, u64::MAX] {
+        refused_weights(&[&lie.to_le_bytes(), &whole[8..]].concat(), &["not safetensors"]);
+    }
+    refused_weights(&with_header("{\"embedding.weight\": 5}", 0), &["not safetensors"]);
+    let overlapping = r#"{"a":{"dtype":"F32","shape":[2],"data_offsets":[0,8]},
+        "b":{"dtype":"F32","shape":[2],"data_offsets":[4,12]}}"#;
+    refused_weights(&with_header(overlapping, 12), &["not safetensors"]);
+    let too_many = r#"{"a":{"dtype":"F32","shape":[4294967296,4294967296],"data_offsets":[0,4]}}"#;
+    refused_weights(&with_header(too_many, 4), &["not safetensors"]);
+}
+
+#[test]
+fn weights_that_are_no_layer() {
+    let mut lacking = weights();
+    lacking.remove(4);
+    refused_weights(&safetensors_bytes(&lacking), &["no tensor routing1.weight", "routing1.bias"]);
+
+    let integers = ("attention.bias".to_owned(), Dtype::I32, vec![1], vec![0; 4]);
+    refused_weights(&safetensors_bytes(&weights_with(integers)), &["attention.bias is I32", "F32, F16 or BF16"]);
+
+    let narrow = f32_tensor("routing1.weight", &[5, 6], &random(1, 30));
+    let words = ["routing1.weight is [5, 6]", "embedding.weight [8, 12]"];
+    refused_weights(&safetensors_bytes(&weights_with(narrow)), &words);
+
+    let flat = f32_tensor("embedding.weight", &[96], &random(1, 96));
+    refused_weights(&safetensors_bytes(&weights_with(flat)), &["embedding.weight is [96]", "two dimensions"]);
+
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.forward(&["--prefix", "model.", "--adapter", "cpu"]).refused(&["no tensor model.embedding.weight"]);
+}
+
+#[test]
+fn inputs_that_do_not_fit() {
+    refused_input(&[f32_tensor("y", &[2, 12], &random(1, 24))], &["no tensor x", "the file holds y"]);
+    refused_input(&[x(&[INPUT])], &["x is [12]", "rank must be 2 or more"]);
+    refused_input(&[x(&[])], &["x is []", "rank must be 2 or more"]);
+    refused_input(&[x(&[2, 3, 5])], &["x is [2, 3, 5]", "embedding.weight is [8, 12]"]);
+    let integers = ("x".to_owned(), Dtype::I64, vec![2, INPUT], vec![0; 8 * 2 * INPUT]);
+    refused_input(&[integers], &["x is I64", "F32, F16 or BF16"]);
+    let files = Files::new(&weights(), &[]);
+    files.write("input.safetensors", b"neither");
+    refused(&files, &["input.safetensors", "neither .npy nor safetensors"]);
+}
+
+#[test]
+fn lengths_that_do_not_fit() {
+    let lengths = |shape: &[usize], values: &[i64]| -> Named {
+        ("lengths".into(), Dtype::I64, shape.to_vec(), values.iter().flat_map(|value| value.to_le_bytes()).collect())
+    };
+    let x = || x(&[3, 4, INPUT]);
+    refused_input(&[x(), lengths(&[3], &[4, 5, 0])], &["lengths[1] is 5", "expected 0 to 4"]);
+    refused_input(&[x(), lengths(&[3], &[4, 3, -1])], &["lengths[2] is -1", "expected 0 to 4"]);
+    refused_input(&[x(), lengths(&[3], &[1 << 32, 3, 1])], &["lengths[0] is 4294967296"]);
+    refused_input(&[x(), lengths(&[2], &[4, 3])], &["lengths is [2]", "needs it to be [3]"]);
+    refused_input(&[x(), f32_tensor("lengths", &[3], &[1.0, 2.0, 3.0])], &["lengths is F32", "I64 or U32"]);
+    // Each row of x [N, in] is a sequence of one token.
+    let rows = common::x(&[2, INPUT]);
+    refused_input(&[rows, lengths(&[2], &[1, 2])], &["lengths[1] is 2", "expected 0 to 1"]);
+}
+
+#[test]
+fn numbers_that_are_not_finite() {
+    let mut values = random(99, 2 * 3 * INPUT);
+    values[INPUT + 5] = f32::NAN;
+    let input = [f32_tensor("x", &[2, 3, INPUT], &values)];
+    refused_input(&input, &["x[0, 1, 5]", "element 17 of [2, 3, 12]", "NaN", "--allow-non-finite"]);
+    Files::new(&weights(), &input).forward(&["--adapter", "cpu", "--allow-non-finite"]).passed();
+
+    let mut values = random(1, 5 * 8);
+    values[3 * 8 + 2] = f32::NEG_INFINITY;
+    let infinite = weights_with(f32_tensor("routing1.weight", &[5, 8], &values));
+    refused_weights(&safetensors_bytes(&infinite), &["routing1.weight[3, 2]", "element 26 of [5, 8]", "-inf"]);
+    Files::new(&infinite, &[x(&[2, 3, INPUT])]).forward(&["--adapter", "cpu", "--allow-non-finite"]).passed();
+}
+
+#[test]
+fn outputs_that_cannot_be_written() {
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.forward_to("missing/output.safetensors", "input.safetensors", &CPU).refused(&["cannot write", "missing"]);
+    std::fs::create_dir(files.path("folder")).expect("a folder");
+    files.forward_to("folder", "input.safetensors", &CPU).refused(&["cannot write", "no regular file"]);
+}
+
+#[test]
+fn an_output_that_is_there_stays_when_a_run_fails() {
+    let files = Files::new(&weights(), &[x(&[2, 3, 5])]);
+    files.write("output.safetensors", b"precious");
+    refused(&files, &["x is [2, 3, 5]"]);
+    assert_eq!(std::fs::read(files.path("output.safetensors")).expect("still there"), b"precious");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_output_has_the_rights_of_any_new_file() {
+    use std::os::unix::fs::PermissionsExt;
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.forward(&CPU).passed();
+    let mode = |name: &str| std::fs::metadata(files.path(name)).expect("a file").permissions().mode();
+    assert_eq!(mode("output.safetensors"), mode("input.safetensors"));
+}
+
+#[test]
+fn npy_files_that_lie() {
+    let npy = |header: &str, bytes: usize| -> Vec<u8> {
+        let header = format!("{header:<117}\n");
+        let length = (header.len() as u16).to_le_bytes();
+        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &vec![0; bytes]].concat()
+    };
+    let described = |dtype: &str, shape: &str, bytes: usize| {
+        npy(&format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"), bytes)
+    };
+    let cases = [
+        (described("<f4", "(2, 3, 12)", 287), "missing 1 bytes"),
+        (described("<f4", "(2, 3, 12)", 289), "1 extra bytes"),
+        (described("<f4", "(1000000000000, 3, 12)", 288), "missing"),
+        (described("<f4", "(9223372036854775807, 3, 12)", 288), "overflow"),
+        (described("<i8", "(2, 3, 12)", 576), "<i8"),
+        (described("<f4", "(12,)", 48), "x is [12]"),
+        (npy("{'descr': '<f4'}", 0), "header"),
+        (npy("{'descr'", 0), "header"),
+        (b"\x93NUMPY\x01\x00\xff\xff".to_vec(), "I/O error"),
+    ];
+    for (bytes, words) in cases {
+        let files = Files::new(&weights(), &[]);
+        files.write("x.npy", &bytes);
+        files.forward_to("output.safetensors", "x.npy", &CPU).refused(&["x.npy", words]);
+        assert!(!files.path("output.safetensors").exists());
+    }
+}
+
+#[test]
+fn adapters_that_are_not_there() {
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.forward(&["--adapter", "abacus"]).refused(&["no adapter named 'abacus'", "there:"]);
+    files.forward(&["--adapter", "99"]).refused(&["no adapter number 99", "there:"]);
+    double_routing(&["demo", "--adapter", "abacus"]).refused(&["abacus"]);
+    double_routing(&["check", "--adapter", "cpu"]).refused(&["CPU reference"]);
+    double_routing(&["check", "--case", "no such case"]).refused(&["no such case"]);
+}

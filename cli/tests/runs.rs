@@ -1,0 +1,229 @@
+//! What the commands do when all is well, and that `--check` can fail.
+
+// A test that cannot go on fails.
+#![allow(clippy::unwrap_used, clippy::expect_used)]
+
+mod common;
+
+use common::{
+    Files, INPUT, Named, OUTPUT, double_routing, double_routing_with, f32_tensor, random, read_output,
+    safetensors_bytes, weights, x,
+};
+use half::f16;
+use safetensors::Dtype;
+
+#[test]
+fn forward_agrees_with_the_reference() {
+    for shape in [&[5, INPUT][..], &[3, 40, INPUT], &[2, 3, 4, INPUT], &[0, 3, INPUT], &[2, 0, INPUT]] {
+        let files = Files::new(&weights(), &[x(shape)]);
+        for options in
+            [&["--adapter", "cpu"][..], &[], &["--plan", "folded"], &["--plan", "as-written"], &["--batch-invariant"]]
+        {
+            let ran = files.forward(&[&["--check", "--json"], options].concat()).passed();
+            let report = ran.json();
+            assert_eq!(report["check"]["passed"], true, "{report}");
+            let output = read_output(&files.path("output.safetensors"));
+            assert_eq!(output["y"].0, [&shape[..shape.len() - 1], &[OUTPUT]].concat());
+            assert_eq!(output["w"].0, [&shape[..shape.len() - 1], &[1]].concat());
+            assert_eq!(output.len(), 2);
+        }
+        assert_eq!(files.names(), ["input.safetensors", "output.safetensors", "weights.safetensors"]);
+    }
+}
+
+#[test]
+fn forward_says_what_it_did() {
+    let files = Files::new(&weights(), &[x(&[3, 40, INPUT])]);
+    let ran = files.forward(&["--check"]).passed();
+    for words in
+        ["in=12 A=8 R=5 O=7", "x        [3, 40, 12]", "y [3, 40, 7], w [3, 40, 1]", "as written", "taken", "passed"]
+    {
+        assert!(ran.stdout.contains(words), "'{words}' is missing in\n{}", ran.stdout);
+    }
+    assert!(!ran.stdout.contains('\u{1b}'), "colours where nobody can see them");
+    assert_eq!(ran.stderr, "");
+}
+
+#[test]
+fn a_failed_check_is_status_1_and_still_writes() {
+    let mut values = random(99, 2 * 3 * INPUT);
+    values[4] = f32::INFINITY;
+    let files = Files::new(&weights(), &[f32_tensor("x", &[2, 3, INPUT], &values)]);
+    let ran = files.forward(&["--check", "--allow-non-finite"]);
+    assert_eq!(ran.code, Some(1), "{ran:#?}");
+    assert!(ran.stdout.contains("FAILED") && ran.stdout.contains("written all the same"), "{ran:#?}");
+    // The other sequence is none the worse.
+    let output = read_output(&files.path("output.safetensors"));
+    assert!(output["y"].1[3 * OUTPUT..].iter().all(|y| y.is_finite()));
+    let ran = files.forward(&["--check", "--allow-non-finite", "--json"]);
+    assert_eq!((ran.code, &ran.json()["check"]["passed"]), (Some(1), &false.into()));
+}
+
+#[test]
+fn batches_change_nothing() {
+    let lengths = [5u32, 0, 9, 1, 3];
+    let lengths: Named =
+        ("lengths".into(), Dtype::U32, vec![5], lengths.iter().flat_map(|length| length.to_le_bytes()).collect());
+    for input in [vec![x(&[5, 9, INPUT]), lengths], vec![x(&[5, 9, INPUT])], vec![x(&[7, INPUT])]] {
+        let files = Files::new(&weights(), &input);
+        let bytes = |options: &[&str]| {
+            files.forward(&[&["--batch-invariant"], options].concat()).passed();
+            std::fs::read(files.path("output.safetensors")).expect("the output")
+        };
+        let whole = bytes(&[]);
+        for batch in ["1", "2", "3", "100"] {
+            assert_eq!(bytes(&["--batch", batch]), whole, "--batch {batch}");
+        }
+    }
+}
+
+#[test]
+fn lengths_mask_what_is_behind_them() {
+    let lengths: Named =
+        ("lengths".into(), Dtype::I64, vec![3], [4i64, 0, 2].iter().flat_map(|length| length.to_le_bytes()).collect());
+    let files = Files::new(&weights(), &[x(&[3, 4, INPUT]), lengths]);
+    for adapter in [&["--adapter", "cpu"][..], &[]] {
+        files.forward(&[&["--check"], adapter].concat()).passed();
+        let (_, w) = &read_output(&files.path("output.safetensors"))["w"];
+        let counting: Vec<usize> = w.chunks(4).map(|w| w.iter().filter(|&&w| w > 0.0).count()).collect();
+        assert_eq!(counting, [4, 0, 2]);
+        assert_eq!(w[4..8], [0.0; 4]);
+    }
+}
+
+#[test]
+fn x_may_come_in_other_types_and_formats() {
+    // Values that every type holds exactly.
+    let shape = [2, 3, INPUT];
+    let values: Vec<f32> = random(99, shape.iter().product()).into_iter().map(|x| f16::from_f32(x).to_f32()).collect();
+    let files = Files::new(&weights(), &[f32_tensor("x", &shape, &values)]);
+    let output = |input: &str| {
+        files.forward_to("output.safetensors", input, &["--adapter", "cpu"]).passed();
+        std::fs::read(files.path("output.safetensors")).expect("the output")
+    };
+    let expected = output("input.safetensors");
+
+    let halves = values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+    files.write("half.safetensors", &safetensors_bytes(&[("x".into(), Dtype::F16, shape.to_vec(), halves)]));
+    assert_eq!(output("half.safetensors"), expected);
+
+    let array = ndarray::Array::from_shape_vec(shape, values).expect("values fill the shape");
+    let column_major =
+        ndarray::Array::from_shape_vec(ndarray::ShapeBuilder::f(shape), array.t().iter().copied().collect())
+            .expect("values fill the shape");
+    assert_eq!(column_major, array);
+    ndarray_npy::write_npy(files.path("rows.npy"), &array).expect("a file");
+    ndarray_npy::write_npy(files.path("columns.npy"), &column_major).expect("a file");
+    ndarray_npy::write_npy(files.path("double.npy"), &array.mapv(f64::from)).expect("a file");
+    assert_ne!(std::fs::read(files.path("rows.npy")).ok(), std::fs::read(files.path("columns.npy")).ok());
+    for name in ["rows.npy", "columns.npy", "double.npy"] {
+        assert_eq!(output(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn weights_may_stand_behind_a_prefix() {
+    let prefixed: Vec<Named> =
+        weights().into_iter().map(|(name, a, b, c)| (format!("model.router.{name}"), a, b, c)).collect();
+    let files = Files::new(&prefixed, &[x(&[2, 3, INPUT])]);
+    files.forward(&["--prefix", "model.router.", "--check"]).passed();
+}
+
+#[test]
+fn adapters_are_listed() {
+    let adapters = double_routing(&["adapters", "--json"]).passed().json();
+    let adapters = adapters["adapters"].as_array().expect("a list");
+    assert!(!adapters.is_empty(), "these tests need an adapter; scripts/adapter.sh installs a software one");
+    for (index, adapter) in adapters.iter().enumerate() {
+        assert_eq!(adapter["index"], index);
+        assert_eq!(adapter["default"], index == 0);
+        assert!(adapter["limits"]["max_buffer_size"].as_u64() > Some(0));
+        assert!(adapter["features"]["subgroup"].is_boolean());
+    }
+    let text = double_routing(&["adapters"]).passed().stdout;
+    assert!(text.contains(adapters[0]["name"].as_str().expect("text")), "{text}");
+
+    // By number and by a part of the name, in any case.
+    let name = adapters[0]["name"].as_str().expect("text").to_uppercase();
+    for adapter in ["0", &name] {
+        let report = double_routing(&["check", "--case", "attend 1x1 f32 reals bias", "--adapter", adapter, "--json"]);
+        assert_eq!(report.passed().json()["adapter"]["name"], adapters[0]["name"]);
+    }
+}
+
+#[test]
+fn check_runs_a_case_by_its_name_or_a_part_of_it() {
+    let name = "routing 37x24 7,5,3 as-written";
+    let ran = double_routing(&["check", "--case", name]).passed();
+    assert!(ran.stdout.contains(name) && ran.stdout.contains("pass"), "{}", ran.stdout);
+
+    let report = double_routing(&["check", "--case", "routing 37x24", "--json"]).passed().json();
+    let cases = report["cases"].as_array().expect("a list");
+    assert_eq!((cases.len(), &report["passed"], &report["failed"]), (5, &5.into(), &0.into()));
+    assert!(cases.iter().all(|case| case["kernel"] == "routing" && case["signal"].is_f64() && case["fault"].is_null()));
+}
+
+#[test]
+fn the_demo_answers_as_pytorch_did() {
+    let recorded: serde_json::Value = serde_json::from_str(include_str!("../data/held_out.json")).expect("JSON");
+    for adapter in [&["--adapter", "cpu"][..], &[]] {
+        let report = double_routing(&[&["demo", "--json"], adapter].concat()).passed().json();
+        assert_eq!(report["correct"], recorded["correct"]);
+        assert_eq!(report["accuracy"], recorded["accuracy"]);
+        assert_eq!(report["same_as_torch"], recorded["total"]);
+        assert_eq!(report["check"]["passed"], true);
+        for language in report["languages"].as_array().expect("a list") {
+            let label = language["label"].as_str().expect("text");
+            assert_eq!(language["correct"], recorded["per_language"][label]["correct"], "{label}");
+        }
+    }
+}
+
+#[test]
+fn the_demo_prints_and_draws() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let picture = folder.path().join("picture.png");
+    let ran = double_routing(&["demo", "--picture", picture.to_str().expect("text")]).passed();
+    assert!(ran.stdout.contains("PyTorch") && ran.stdout.contains("most on"), "{}", ran.stdout);
+    let decoder = png::Decoder::new(std::io::BufReader::new(std::fs::File::open(picture).expect("the picture")));
+    let mut reader = decoder.read_info().expect("a picture");
+    let mut pixels = vec![0; reader.output_buffer_size().expect("a size")];
+    reader.next_frame(&mut pixels).expect("pixels");
+    let coloured = pixels.chunks(3).filter(|pixel| pixel[0] != pixel[2]).count();
+    assert!(coloured > pixels.len() / 3 / 50, "{coloured} coloured pixels");
+}
+
+#[test]
+fn the_demo_tells_the_language_of_a_text() {
+    for (text, label) in [
+        ("Пароль пользователя будет изменён", "ru"),
+        ("Das Kennwort wird nicht geändert", "de"),
+        ("パスワードを変更しません", "ja"),
+    ] {
+        let report = double_routing(&["demo", "--text", text, "--json"]).passed().json();
+        assert_eq!(report["guesses"][0]["label"], label, "{text}");
+        let w: f64 = report["w"].as_array().expect("a list").iter().filter_map(serde_json::Value::as_f64).sum();
+        assert!((w - 1.0).abs() < 1e-5, "the weights of a sentence add up to {w}");
+    }
+    let ran = double_routing(&["demo", "--text", "Das Kennwort wird nicht geändert"]).passed();
+    assert!(ran.stdout.contains("Deutsch") && ran.stdout.contains("Das Kennwort"), "{}", ran.stdout);
+}
+
+/// Hides the drivers from the loaders of Vulkan and OpenGL.
+#[cfg(target_os = "linux")]
+#[test]
+fn without_an_adapter_the_reference_does_the_work() {
+    let hidden =
+        ["VK_DRIVER_FILES", "VK_ICD_FILENAMES", "__EGL_VENDOR_LIBRARY_FILENAMES"].map(|name| (name, "/dev/null"));
+    let run = |arguments: &[&str]| double_routing_with(arguments, &hidden);
+
+    let ran = run(&["adapters"]).passed();
+    assert!(ran.stdout.lines().count() == 1 && ran.stdout.contains("mesa-vulkan-drivers"), "{ran:#?}");
+    let ran = run(&["demo", "--json"]).passed();
+    assert_eq!(ran.json()["adapter"]["name"], "CPU reference");
+    assert!(ran.stderr.lines().count() == 1 && ran.stderr.contains("mesa-vulkan-drivers"), "{ran:#?}");
+
+    // What was asked for and is not there is an error.
+    run(&["check"]).refused(&["no adapter", "mesa-vulkan-drivers"]);
+    run(&["demo", "--backend", "vulkan"]).refused(&["no adapter on vulkan"]);
+}
