@@ -99,6 +99,7 @@ fn both_plans_are_as_close_as_pytorch() {
     let goldens = goldens();
     for gpu in gpus() {
         let mut failures = Vec::new();
+        let mut worst = [0.0f64; 2];
         println!(
             "{:16} {:>12} {:>12} {:>12}  on {}",
             "golden",
@@ -125,7 +126,11 @@ fn both_plans_are_as_close_as_pytorch() {
                 }
             }
             println!("{:16} {:12.2e} {:12.2e} {:12.2e}", golden.name, golden.pytorch_error, shown[0], shown[1]);
+            for (worst, error) in worst.iter_mut().zip(shown).filter(|_| golden.pytorch_error > 0.0) {
+                *worst = worst.max(error / golden.pytorch_error);
+            }
         }
+        println!("{:16} {:12.2} {:12.2} {:12.2}", "worst multiple", 1.0, worst[0], worst[1]);
         assert!(failures.is_empty(), "{}:\n{}", gpu.info().backend, failures.join("\n"));
     }
 }
