@@ -35,31 +35,42 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X, TILE_Y)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+//#if TILE_SOURCE == subgroup
+    @builtin(subgroup_invocation_id) lane: u32,
+//#else
+    @builtin(local_invocation_id) local: vec3<u32>,
+//#endif
+) {
     let index = workgroup_index(group);
     if index >= tiles_per_batch() * params.product.batches {
         return;
     }
-    let place = tile_place(index, local);
+//#if TILE_SOURCE == subgroup
+    let place = tile_place(index, vec2<u32>(lane, 0u));
+//#else
+    let place = tile_place(index, local.xy);
+//#endif
     var sums = tile_start(place);
     tile_product(&sums, place);
-    for (var q = 0u; q < TILE_QUADS; q++) {
-        let column = tile_column(place, q);
-        if column >= params.product.columns {
-            continue;
-        }
-        let valid = params.product.columns - column;
-        var addend = vec4<f32>();
+//#for Q in TILE_QUADS
+    {
+        let column = tile_column(place, Q);
+        if column < params.product.columns {
+            let valid = params.product.columns - column;
+            var addend = vec4<f32>();
 //#if BIAS
-        if params.product.finishes == 1u {
-            addend = bias_quad(params.bias_first + column, valid);
-        }
-//#endif
-        for (var r = 0u; r < TILE_ROWS; r++) {
-            let row = tile_row(place, r);
-            if row < params.product.rows {
-                c_store(tile_c(place, row, column), valid, sums[r * TILE_QUADS + q] + addend);
+            if params.product.finishes == 1u {
+                addend = bias_quad(params.bias_first + column, valid);
             }
+//#endif
+//#for R in TILE_ROWS
+            if tile_row(place, R) < params.product.rows {
+                c_store(tile_c(place, tile_row(place, R), column), valid, sums[R * TILE_QUADS + Q] + addend);
+            }
+//#endfor
         }
     }
+//#endfor
 }

@@ -42,37 +42,51 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X, TILE_Y)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+//#if TILE_SOURCE == subgroup
+    @builtin(subgroup_invocation_id) lane: u32,
+//#else
+    @builtin(local_invocation_id) local: vec3<u32>,
+//#endif
+) {
     let index = workgroup_index(group);
     if index >= tiles_per_batch() * params.product.batches {
         return;
     }
-    let place = tile_place(index, local);
+//#if TILE_SOURCE == subgroup
+    let place = tile_place(index, vec2<u32>(lane, 0u));
+//#else
+    let place = tile_place(index, local.xy);
+//#endif
     var sums = tile_start(place);
     tile_product(&sums, place);
-    for (var q = 0u; q < TILE_QUADS; q++) {
-        let column = tile_column(place, q);
-        if column >= params.product.columns {
-            continue;
-        }
-        let valid = params.product.columns - column;
-        var inside = vec4<f32>();
-        var outside = vec4<f32>();
+//#for Q in TILE_QUADS
+    {
+        let column = tile_column(place, Q);
+        if column < params.product.columns {
+            let valid = params.product.columns - column;
+            var inside = vec4<f32>();
+            var outside = vec4<f32>();
 //#if INNER
-        inside = inner_quad(params.inner_first + column, valid);
+            inside = inner_quad(params.inner_first + column, valid);
 //#endif
 //#if OUTER
-        outside = outer_quad(params.outer_first + column, valid);
+            outside = outer_quad(params.outer_first + column, valid);
 //#endif
-        for (var r = 0u; r < TILE_ROWS; r++) {
-            let row = tile_row(place, r);
-            if row < params.product.rows {
-                var y = sums[r * TILE_QUADS + q];
-                if params.product.finishes == 1u {
-                    y = w[params.w_first + row] * (y + inside) + outside;
-                }
-                c_store(tile_c(place, row, column), valid, y);
+//#for R in TILE_ROWS
+            if tile_row(place, R) < params.product.rows {
+                let sum = sums[R * TILE_QUADS + Q];
+                let y = w[params.w_first + tile_row(place, R)] * (sum + inside) + outside;
+                // A sum that goes on in another dispatch is stored as it is.
+                c_store(
+                    tile_c(place, tile_row(place, R), column),
+                    valid,
+                    select(sum, y, params.product.finishes == 1u),
+                );
             }
+//#endfor
         }
     }
+//#endfor
 }

@@ -206,7 +206,8 @@ impl Gpu {
         }
     }
 
-    /// The optional features this adapter has that the crate makes use of: timestamps, for benchmarks.
+    /// The optional features this adapter has that the crate makes use of: subgroups, which make software adapters
+    /// faster, and timestamps, for benchmarks.
     ///
     /// ```no_run
     /// # fn features(adapter: &double_routing::wgpu::Adapter) -> double_routing::wgpu::Features {
@@ -214,7 +215,7 @@ impl Gpu {
     /// # }
     /// ```
     pub fn useful_features(adapter: &wgpu::Adapter) -> wgpu::Features {
-        adapter.features() & wgpu::Features::TIMESTAMP_QUERY
+        adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP)
     }
 
     /// Wraps a device that the host app owns. Nothing is installed on it.
@@ -500,6 +501,13 @@ impl Gpu {
     pub(crate) fn binding_limit(&self) -> u64 {
         let limits = self.limits();
         limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 * 4
+    }
+
+    /// The lanes of a subgroup, where the device has subgroups and all are of one size.
+    pub(crate) fn subgroup_lanes(&self) -> Option<u32> {
+        let info = self.info();
+        let known = self.device().features().contains(wgpu::Features::SUBGROUP);
+        (known && info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
     }
 
     pub(crate) fn absent(&self) -> &wgpu::Buffer {

@@ -3,7 +3,9 @@
 //! The files in `shaders/` are WGSL that an editor can open. Lines that start with `//#` are the only addition:
 //!
 //! - `//#import lib/grid` puts a file of `shaders/lib/` in its place; `//#import lib/load a` does so with `a` for OPERAND;
-//! - `//#if NAME`, `//#if !NAME`, `//#if NAME == word`, `//#if NAME != word`, joined by `||`, then `//#else`, `//#endif`.
+//! - `//#if NAME`, `//#if !NAME`, `//#if NAME == word`, `//#if NAME != word`, joined by `||`, then `//#else`, `//#endif`;
+//! - `//#for I in NAME` repeats the lines up to `//#endfor` with the word I standing for 0u, 1u, … below the number NAME: an
+//!   array that is indexed by constants only can live in registers.
 //!
 //! A number is chosen by replacing the value of its declaration, `const NAME: u32 = 8u;`.
 
@@ -126,8 +128,9 @@ pub(crate) fn assemble(source: &str, variant: &Variant) -> Result<String> {
 fn append(wgsl: &mut String, source: &str, variant: &Variant) -> Result<()> {
     // For each open #if: whether its lines, and those around it, are kept.
     let mut kept = vec![true];
-    let unbalanced = || Error::Gpu("shader: #else or #endif without #if".into());
-    for line in source.lines() {
+    let unbalanced = || Error::Gpu("shader: #else, #endif or #endfor without its beginning".into());
+    let mut lines = source.lines();
+    while let Some(line) = lines.next() {
         let keep = *kept.last().ok_or_else(unbalanced)?;
         if let Some(condition) = line.strip_prefix("//#if ") {
             kept.push(keep && variant.holds(condition)?);
@@ -137,6 +140,17 @@ fn append(wgsl: &mut String, source: &str, variant: &Variant) -> Result<()> {
             kept.push(around && !own);
         } else if line == "//#endif" {
             kept.pop().ok_or_else(unbalanced)?;
+        } else if let Some(counter) = line.strip_prefix("//#for ") {
+            let body = repeated_lines(&mut lines)?;
+            if keep {
+                let (word, count) = counter.split_once(" in ").ok_or_else(unbalanced)?;
+                let count = variant
+                    .get_number(count)
+                    .ok_or_else(|| Error::Gpu(format!("shader: nothing says what {count} is in {variant}")))?;
+                for value in 0..count {
+                    append(wgsl, &replace_word(&body, word, &format!("{value}u")), variant)?;
+                }
+            }
         } else if let Some(import) = line.strip_prefix("//#import ") {
             if keep {
                 let (file, operand) = import.split_once(' ').unwrap_or((import, ""));
@@ -147,6 +161,8 @@ fn append(wgsl: &mut String, source: &str, variant: &Variant) -> Result<()> {
                     .ok_or_else(|| Error::Gpu(format!("shader: no file {file}")))?;
                 append(wgsl, &text, variant)?;
             }
+        } else if line == "//#endfor" {
+            return Err(unbalanced());
         } else if keep {
             match number_declared(line).and_then(|name| Some((name, variant.get_number(name)?))) {
                 Some((name, number)) => writeln!(wgsl, "const {name}: u32 = {number}u;"),
@@ -156,6 +172,41 @@ fn append(wgsl: &mut String, source: &str, variant: &Variant) -> Result<()> {
         }
     }
     if kept.len() == 1 { Ok(()) } else { Err(Error::Gpu("shader: #if without #endif".into())) }
+}
+
+/// The lines up to the `//#endfor` that belongs to a `//#for` already read.
+fn repeated_lines<'a>(lines: &mut impl Iterator<Item = &'a str>) -> Result<String> {
+    let mut body = String::new();
+    let mut open = 1;
+    for line in lines {
+        if line.starts_with("//#for ") {
+            open += 1;
+        } else if line == "//#endfor" {
+            open -= 1;
+            if open == 0 {
+                return Ok(body);
+            }
+        }
+        body.push_str(line);
+        body.push('\n');
+    }
+    Err(Error::Gpu("shader: #for without #endfor".into()))
+}
+
+/// `text` with every whole word `word` replaced.
+fn replace_word(text: &str, word: &str, replacement: &str) -> String {
+    let mut replaced = String::with_capacity(text.len());
+    let mut rest = text;
+    while let Some(at) = rest.find(word) {
+        let (before, behind) = (&rest[..at], &rest[at + word.len()..]);
+        let inside = |character: char| character.is_alphanumeric() || character == '_';
+        let whole = !before.ends_with(inside) && !behind.starts_with(inside);
+        replaced.push_str(before);
+        replaced.push_str(if whole { replacement } else { word });
+        rest = behind;
+    }
+    replaced.push_str(rest);
+    replaced
 }
 
 fn number_declared(line: &str) -> Option<&str> {

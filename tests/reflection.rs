@@ -41,7 +41,12 @@ fn examine(kernel: &Kernel, variant: &Variant) {
     let about = format!("{} {variant}", kernel.name());
     let wgsl = kernel.wgsl(variant).unwrap_or_else(|error| panic!("{about}: {error}"));
     let module = naga::front::wgsl::parse_str(&wgsl).unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&wgsl)));
-    let info = Validator::new(ValidationFlags::all(), Capabilities::empty())
+    // Only a tile that names subgroups may use them; nothing else goes beyond what every device has.
+    let subgroups = variant.to_string().contains("TILE_SOURCE=subgroup");
+    let capabilities = if subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    let info = Validator::new(ValidationFlags::all(), capabilities)
+        .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
+        .subgroup_operations(naga::valid::SubgroupOperationSet::all())
         .validate(&module)
         .unwrap_or_else(|error| panic!("{about}: {}", error.emit_to_string(&wgsl)));
     bindings(&about, kernel, variant, &module);

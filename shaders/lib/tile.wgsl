@@ -5,8 +5,12 @@
 // neighbouring quads. The kernel that imports this file supplies the operands a and b through lib/load.wgsl, the output
 // c through lib/store.wgsl and `params.product`; it decides what happens to the accumulators (its epilogue).
 //
-// Sources: TILE_SHARED false: each invocation reads its operands straight from memory; no barrier (software adapters,
-// few rows). TILE_SHARED true: the workgroup stages TILE_DEPTH of k at a time in workgroup memory.
+// TILE_SOURCE says where an invocation finds its operands:
+//   direct    it reads them straight from memory; no barrier (few rows);
+//   shared    the workgroup stages TILE_DEPTH of k at a time in workgroup memory;
+//   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
+//             hands them round; B straight from memory; no barrier (software adapters).
+// Accumulators are indexed by constants (//#for), so that compilers keep them apart.
 //
 // Either way element (m, n) is the sum over quads of k, in ascending order, of the four products of a quad added left
 // to right; the order as written does not depend on the tile. A product too deep for one dispatch goes on where the
@@ -65,7 +69,7 @@ fn tiles_per_batch() -> u32 {
 }
 
 // The place of tile `index` of all batches' tiles; columns vary fastest, so that neighbours share rows of A.
-fn tile_place(index: u32, local: vec3<u32>) -> TilePlace {
+fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
     let batch = index / tiles_per_batch();
     let tile = index % tiles_per_batch();
     let across = (params.product.columns + TILE_N - 1u) / TILE_N;
@@ -123,17 +127,20 @@ fn b_row(place: TilePlace, k: u32, n: u32) -> vec4<f32> {
 fn tile_start(place: TilePlace) -> Accumulators {
     var sums: Accumulators;
     if params.product.continues == 1u {
-        for (var r = 0u; r < TILE_ROWS; r++) {
-            for (var q = 0u; q < TILE_QUADS; q++) {
-                let row = tile_row(place, r);
-                let column = tile_column(place, q);
-                if row < params.product.rows && column < params.product.columns {
-                    sums[r * TILE_QUADS + q] = c_load(tile_c(place, row, column), params.product.columns - column);
-                }
-            }
-        }
+//#for R in TILE_ROWS
+//#for Q in TILE_QUADS
+        sums[R * TILE_QUADS + Q] = tile_load(place, tile_row(place, R), tile_column(place, Q));
+//#endfor
+//#endfor
     }
     return sums;
+}
+
+fn tile_load(place: TilePlace, row: u32, column: u32) -> vec4<f32> {
+    if row >= params.product.rows || column >= params.product.columns {
+        return vec4<f32>();
+    }
+    return c_load(tile_c(place, row, column), params.product.columns - column);
 }
 
 // Where C[row, column] is stored.
@@ -141,7 +148,7 @@ fn tile_c(place: TilePlace, row: u32, column: u32) -> u32 {
     return place.c_first + row * params.product.c_stride + column;
 }
 
-//#if TILE_SHARED
+//#if TILE_SOURCE == shared
 const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
 const TILE_N_QUADS: u32 = TILE_X * TILE_QUADS;
 
@@ -179,22 +186,24 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
         // The stage is complete before anyone reads it.
         workgroupBarrier();
         for (var k_quad = 0u; k_quad < TILE_K_QUADS; k_quad++) {
+            let first = k_quad * 4u * TILE_N_QUADS + place.x;
             var blocks: array<mat4x4<f32>, TILE_QUADS>;
-            for (var q = 0u; q < TILE_QUADS; q++) {
-                let first = k_quad * 4u * TILE_N_QUADS + place.x + q * TILE_X;
-                blocks[q] = mat4x4<f32>(
-                    b_tile[first],
-                    b_tile[first + TILE_N_QUADS],
-                    b_tile[first + 2u * TILE_N_QUADS],
-                    b_tile[first + 3u * TILE_N_QUADS],
-                );
+//#for Q in TILE_QUADS
+            blocks[Q] = mat4x4<f32>(
+                b_tile[first + Q * TILE_X],
+                b_tile[first + Q * TILE_X + TILE_N_QUADS],
+                b_tile[first + Q * TILE_X + 2u * TILE_N_QUADS],
+                b_tile[first + Q * TILE_X + 3u * TILE_N_QUADS],
+            );
+//#endfor
+//#for R in TILE_ROWS
+            {
+                let quad = a_tile[(place.y * TILE_ROWS + R) * TILE_K_QUADS + k_quad];
+//#for Q in TILE_QUADS
+                (*sums)[R * TILE_QUADS + Q] += blocks[Q] * quad;
+//#endfor
             }
-            for (var r = 0u; r < TILE_ROWS; r++) {
-                let quad = a_tile[(place.y * TILE_ROWS + r) * TILE_K_QUADS + k_quad];
-                for (var q = 0u; q < TILE_QUADS; q++) {
-                    (*sums)[r * TILE_QUADS + q] += blocks[q] * quad;
-                }
-            }
+//#endfor
         }
         // Everyone has read the stage before the next one overwrites it.
         workgroupBarrier();
@@ -205,15 +214,33 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
 fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
     for (var k = 0u; k < params.product.depth; k += 4u) {
         var blocks: array<mat4x4<f32>, TILE_QUADS>;
-        for (var q = 0u; q < TILE_QUADS; q++) {
-            blocks[q] = b_block(place, k, tile_column(place, q));
-        }
-        for (var r = 0u; r < TILE_ROWS; r++) {
-            let quad = a_block(place, tile_row(place, r), k);
-            for (var q = 0u; q < TILE_QUADS; q++) {
-                (*sums)[r * TILE_QUADS + q] += blocks[q] * quad;
+//#for Q in TILE_QUADS
+        blocks[Q] = b_block(place, k, tile_column(place, Q));
+//#endfor
+//#if TILE_SOURCE == subgroup
+//#for G in TILE_ROWS_A_LANE
+        {
+            let own = a_block(place, tile_row(place, G * TILE_X + place.x), k);
+//#for L in TILE_X
+            {
+                let quad = subgroupBroadcast(own, L);
+//#for Q in TILE_QUADS
+                (*sums)[(G * TILE_X + L) * TILE_QUADS + Q] += blocks[Q] * quad;
+//#endfor
             }
+//#endfor
         }
+//#endfor
+//#else
+//#for R in TILE_ROWS
+        {
+            let quad = a_block(place, tile_row(place, R), k);
+//#for Q in TILE_QUADS
+            (*sums)[R * TILE_QUADS + Q] += blocks[Q] * quad;
+//#endfor
+        }
+//#endfor
+//#endif
     }
 }
 //#endif

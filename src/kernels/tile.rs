@@ -13,20 +13,37 @@ pub(crate) struct Tile {
     /// Rows, and quads of columns, that one invocation owns.
     rows: u32,
     quads: u32,
-    /// Whether operands are staged in workgroup memory, and how much of k at a time.
-    shared: Option<u32>,
+    source: Source,
 }
 
-/// The tile for an adapter class and a number of rows; the first row that fits is taken.
+/// Where an invocation finds its operands.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Source {
+    /// In memory.
+    Direct,
+    /// In workgroup memory, staged so much of k at a time.
+    Shared(u32),
+    /// A from the lanes of its subgroup, which is the whole workgroup; B in memory.
+    Subgroup,
+}
+
+/// The tile for an adapter class and a number of rows; the first row that fits is taken. A tile that needs subgroups fits
+/// adapters whose subgroups all have its `x` lanes.
 const TILES: &[(AdapterClass, u64, Tile)] = &[
-    // On CPUs a lane is a vector element and barriers cost a context switch: one vector of lanes along columns, operands
-    // straight from the cache, and as many rows a load of B as registers allow.
-    (AdapterClass::Software, 1, Tile { x: 8, y: 1, rows: 1, quads: 1, shared: None }),
-    (AdapterClass::Software, u64::MAX, Tile { x: 8, y: 1, rows: 8, quads: 1, shared: None }),
+    // One row, as in decoding: nothing to share.
+    (AdapterClass::Software, 1, Tile { x: 8, y: 1, rows: 1, quads: 1, source: Source::Direct }),
+    // On CPUs a lane is a vector element, barriers cost a context switch, and a load that differs from lane to lane is a load
+    // for each: rows of A are loaded once and handed round, and 8 columns a lane make up for the loads of B. More rows were
+    // no faster and take the driver longer to compile (32 rows 2.5 s, 24 rows 1.9 s); few rows want more tiles for the cores.
+    (AdapterClass::Software, 256, Tile { x: 8, y: 1, rows: 8, quads: 2, source: Source::Subgroup }),
+    (AdapterClass::Software, u64::MAX, Tile { x: 8, y: 1, rows: 24, quads: 2, source: Source::Subgroup }),
+    (AdapterClass::Software, u64::MAX, Tile { x: 4, y: 1, rows: 24, quads: 2, source: Source::Subgroup }),
+    (AdapterClass::Software, u64::MAX, Tile { x: 16, y: 1, rows: 32, quads: 1, source: Source::Subgroup }),
+    (AdapterClass::Software, u64::MAX, Tile { x: 8, y: 1, rows: 8, quads: 1, source: Source::Direct }),
     // Few rows leave nothing to share: the product is bound by reading B once.
-    (AdapterClass::Hardware, 4, Tile { x: 64, y: 1, rows: 4, quads: 1, shared: None }),
+    (AdapterClass::Hardware, 4, Tile { x: 64, y: 1, rows: 4, quads: 1, source: Source::Direct }),
     // 64 × 64 from 256 invocations with 4 × 4 outputs each: enough workgroups for small products, 8 KiB of workgroup memory.
-    (AdapterClass::Hardware, u64::MAX, Tile { x: 16, y: 16, rows: 4, quads: 1, shared: Some(16) }),
+    (AdapterClass::Hardware, u64::MAX, Tile { x: 16, y: 16, rows: 4, quads: 1, source: Source::Shared(16) }),
 ];
 
 /// Loop iterations that an invocation may run in one dispatch, all its loops together: software Vulkan drivers stop it,
@@ -37,7 +54,11 @@ impl Tile {
     /// The tile for products of `rows` rows. With `batch_invariant` the number of rows has no say.
     pub(crate) fn choose(gpu: &Gpu, rows: u64, batch_invariant: bool) -> Self {
         let rows = if batch_invariant { u64::MAX } else { rows };
-        let fits = |(class, most, _): &&(AdapterClass, u64, Self)| *class == gpu.class() && rows <= *most;
+        let fits = |(class, most, tile): &&(AdapterClass, u64, Self)| {
+            *class == gpu.class()
+                && rows <= *most
+                && (tile.source != Source::Subgroup || gpu.subgroup_lanes() == Some(tile.x))
+        };
         // The last row of either class fits every product.
         TILES.iter().find(fits).map_or(TILES[TILES.len() - 1].2, |(_, _, tile)| *tile)
     }
@@ -48,27 +69,31 @@ impl Tile {
     }
 
     pub(crate) fn define(self, variant: Variant) -> Variant {
+        let (source, depth) = match self.source {
+            Source::Direct => ("direct", 4),
+            Source::Shared(depth) => ("shared", depth),
+            Source::Subgroup => ("subgroup", 4),
+        };
         variant
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
             .number("TILE_QUADS", self.quads)
-            .flag("TILE_SHARED", self.shared.is_some())
-            .number("TILE_DEPTH", self.shared.unwrap_or(4))
+            .number("TILE_ROWS_A_LANE", self.rows / self.x)
+            .word("TILE_SOURCE", source)
+            .number("TILE_DEPTH", depth)
     }
 
-    /// The most of k that one dispatch may go through, as if no loop of constant length were unrolled.
+    /// The most of k that one dispatch may go through.
     fn max_depth(self) -> u64 {
-        let (rows, quads) = (u64::from(self.rows), u64::from(self.quads));
-        let per_quad_of_k = 1 + quads + rows * (1 + quads);
-        match self.shared {
-            None => MAX_ITERATIONS / per_quad_of_k * 4,
-            Some(depth) => {
+        match self.source {
+            Source::Direct | Source::Subgroup => MAX_ITERATIONS * 4,
+            Source::Shared(depth) => {
                 let invocations = u64::from(self.x * self.y);
                 let k_quads = u64::from(depth / 4);
-                let a_loads = (u64::from(self.y) * rows * k_quads).div_ceil(invocations);
-                let b_loads = (k_quads * u64::from(self.x) * quads).div_ceil(invocations);
-                MAX_ITERATIONS / (1 + a_loads + b_loads + k_quads * per_quad_of_k) * u64::from(depth)
+                let a_loads = (u64::from(self.y * self.rows) * k_quads).div_ceil(invocations);
+                let b_loads = (k_quads * u64::from(self.x * self.quads)).div_ceil(invocations);
+                MAX_ITERATIONS / (1 + a_loads + b_loads + k_quads) * u64::from(depth)
             }
         }
     }
