@@ -162,11 +162,14 @@ impl std::fmt::Display for AdapterChoice {
 }
 
 impl Gpu {
-    /// The limits that every kernel gets by with: WebGPU's defaults contain them.
+    /// The limits that every kernel gets by with: WebGPU's defaults contain them. An app with needs of its own asks for the
+    /// better of both.
     ///
     /// ```
     /// use double_routing::{Gpu, wgpu};
     /// assert!(Gpu::required_limits().check_limits(&wgpu::Limits::default()));
+    /// let own = wgpu::Limits { max_texture_dimension_2d: 8192, ..wgpu::Limits::downlevel_defaults() };
+    /// assert_eq!(Gpu::required_limits().or_better_values_from(&own).max_texture_dimension_2d, 8192);
     /// ```
     pub fn required_limits() -> wgpu::Limits {
         wgpu::Limits {

@@ -7,7 +7,7 @@
 //! | run the layer on values you have on the CPU | [`Gpu::open`], [`Weights`], [`DoubleRouting::run`] |
 //! | record the layer into your own compute pass | [`Gpu::from_device`], [`DoubleRouting::forward`], [`Forward::record`] |
 //! | use one kernel on your own buffers | [`kernels`], [`Tensor`], [`Plan::record`] |
-//! | know what the right result is, and how far off f32 may be | [`reference`] |
+//! | know what the right result is, and how far off f32 may be | [`mod@reference`] |
 //! | find out whether an adapter computes it | [`check`] |
 //!
 //! Data goes [`Weights`] → [`Plan`] → [`Step`], [`Step`], … → compute pass. A step is one bound dispatch; a plan is steps and

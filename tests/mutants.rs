@@ -243,6 +243,14 @@ fn every_mutant_is_caught() {
     for name in ["Cargo.toml", "Cargo.lock", "README.md", "src", "shaders", "tests", "benches", "examples", "cli"] {
         copy_tree(&root.join(name), &copy.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
+    // Under another version the copy's artefacts lie beside the crate's own instead of taking their place.
+    let manifest = copy.join("Cargo.toml");
+    let renamed = fs::read_to_string(&manifest).expect("the manifest").replacen(
+        &format!("version = \"{}\"", env!("CARGO_PKG_VERSION")),
+        &format!("version = \"{}.999\"", env!("CARGO_PKG_VERSION").rsplit_once('.').map_or("0.1", |(minor, _)| minor)),
+        1,
+    );
+    fs::write(&manifest, renamed).expect("the copy can be written");
     let cargo = |test: &str, cases: &str, run: bool| -> Output {
         let mut command = Command::new(env!("CARGO"));
         // With --workspace the dependencies are those already built.

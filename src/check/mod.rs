@@ -1,7 +1,7 @@
 //! Checks of an adapter: every kernel and both plans against the CPU reference.
 //!
 //! The cases are what the crate's own tests run and what `double-routing check` runs on a user's machine. Every case has a
-//! name that replays it, seeded random inputs, and a bound that is derived (see [`reference`](crate::reference)); inputs
+//! name that replays it, seeded random inputs, and a bound that is derived (see [`reference`](mod@crate::reference)); inputs
 //! that are small integers have an exact result, and there the bound is 0. Outputs are filled with NaN before the run, and
 //! every operand lies between guard words that must be unchanged after it.
 
