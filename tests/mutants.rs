@@ -202,7 +202,7 @@ const MUTANTS: &[Mutant] = &[
         from: "continues: u32::from(k > 0),",
         to: "continues: 0,",
         test: "matmul",
-        cases: "matmul 3x5x200000",
+        cases: "matmul 3x5x300000",
     },
     Mutant {
         fault: "host: softmax runs over the sequences instead of the tokens",

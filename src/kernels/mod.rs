@@ -10,10 +10,10 @@ mod route;
 mod softmax;
 mod tile;
 
-pub use attend::Attend;
-pub use matmul::Matmul;
-pub use route::Route;
-pub use softmax::Softmax;
+pub use attend::{ATTEND, Attend};
+pub use matmul::{MATMUL, Matmul};
+pub use route::{ROUTE, Route};
+pub use softmax::{SOFTMAX, Softmax};
 
 use crate::{
     Element, Error, Result,
@@ -29,11 +29,6 @@ use crate::{
 /// }
 /// ```
 pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE];
-
-pub use attend::ATTEND;
-pub use matmul::MATMUL;
-pub use route::ROUTE;
-pub use softmax::SOFTMAX;
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///
