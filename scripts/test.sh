@@ -13,11 +13,12 @@ export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-${TMPDIR:-/tmp}}"
 
 # The command is built along with its tests.
 cargo test --workspace --no-run
-there=$("${CARGO_TARGET_DIR:-target}/debug/double-routing" adapters --json | tr -d ' \n')
+there=$("${CARGO_TARGET_DIR:-target}/debug/double-routing" adapters --json)
+there=$(printf %s "$there" | tr -d ' \n')
 case "$(uname -s)" in
-    Linux) wanted="vulkan gl" ;;
     Darwin) wanted=metal ;;
-    *) wanted=dx12 ;;
+    MINGW* | MSYS* | CYGWIN*) wanted=dx12 ;;
+    *) wanted="vulkan gl" ;;
 esac
 missing=
 for backend in $wanted; do
@@ -32,15 +33,15 @@ done
 
 if [ -n "$missing" ]; then
     packages="mesa-vulkan-drivers libvulkan1 libegl1 libgl1-mesa-dri"
-    if [ "$(uname -s)" = Linux ] && command -v apt-get >/dev/null; then
+    root=
+    [ "$(id -u)" = 0 ] || root=sudo
+    if command -v apt-get >/dev/null && command -v ${root:-true} >/dev/null; then
         echo "No adapter for:$missing. Installing Mesa's software adapters: $packages" >&2
-        root=
-        [ "$(id -u)" = 0 ] || root=sudo
         $root apt-get update -qq
         $root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends $packages >/dev/null
     else
-        echo "No adapter for:$missing. Install a driver for it; software ones are in Fedora's mesa-vulkan-drivers and" >&2
-        echo "mesa-dri-drivers, and in Arch's vulkan-swrast and mesa." >&2
+        echo "No adapter for:$missing. Install a driver for it. Software ones: $packages (Debian, Ubuntu)," >&2
+        echo "mesa-vulkan-drivers mesa-dri-drivers (Fedora), vulkan-swrast mesa (Arch)." >&2
         exit 1
     fi
 fi

@@ -294,9 +294,10 @@ impl Gpu {
                 .map(|(index, adapter)| (index, adapter.get_info()))
                 .map(|(index, info)| format!("{index}: {} ({})", info.name, info.backend))
                 .collect();
-            let there =
-                if there.is_empty() { "none was found".into() } else { format!("there is {}", there.join(", ")) };
-            return Err(Error::NoAdapter(format!("{choice}: {there}")));
+            return Err(Error::NoAdapter(match there.as_slice() {
+                [] => format!("{choice} was found"),
+                there => format!("{choice}; there: {}", there.join(", ")),
+            }));
         };
         Self::open_adapter(adapter, Self::useful_features(adapter), Self::useful_limits(adapter)).await
     }
@@ -324,6 +325,7 @@ impl Gpu {
             .await
             .map_err(|error| Error::Device(format!("{}: {error}", adapter.get_info().name)))?;
         let gpu = Self::from_device(device, queue);
+        gpu.check_limits()?;
         let lost = gpu.0.lost.clone();
         gpu.device().set_device_lost_callback(move |reason, message| {
             if reason != wgpu::DeviceLostReason::Destroyed {
@@ -425,7 +427,8 @@ impl Gpu {
     /// # }
     /// ```
     pub fn buffer(&self, label: &str, element: crate::Element, elements: u64) -> Result<wgpu::Buffer> {
-        let size = elements.saturating_mul(element.bytes() as u64).next_multiple_of(16).max(16);
+        let bytes = elements.saturating_mul(element.bytes() as u64);
+        let size = bytes.checked_next_multiple_of(16).unwrap_or(u64::MAX).max(16);
         if size > self.limits().max_buffer_size {
             return Err(Error::Limit {
                 operation: "buffer",
@@ -489,27 +492,33 @@ impl Gpu {
     /// # }
     /// ```
     pub fn error_scope(&self) -> ErrorScope {
-        ErrorScope {
-            memory: self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory),
-            internal: self.device().push_error_scope(wgpu::ErrorFilter::Internal),
-            validation: self.device().push_error_scope(wgpu::ErrorFilter::Validation),
-        }
+        let memory = self.device().push_error_scope(wgpu::ErrorFilter::OutOfMemory);
+        let internal = self.device().push_error_scope(wgpu::ErrorFilter::Internal);
+        let validation = self.device().push_error_scope(wgpu::ErrorFilter::Validation);
+        ErrorScope { validation, internal, memory }
     }
 
     pub(crate) fn limits(&self) -> &wgpu::Limits {
         &self.0.limits
     }
 
-    /// The largest range that one binding can serve, in bytes.
+    /// The largest range that one binding can serve, in bytes; shaders count in u32.
     pub(crate) fn binding_limit(&self) -> u64 {
         let limits = self.limits();
-        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size) / 4 * 4
+        limits.max_storage_buffer_binding_size.min(limits.max_buffer_size).min(u64::from(u32::MAX)) / 4 * 4
+    }
+
+    /// The bytes that fit a binding wherever they start: an unaligned start makes it longer by less than the alignment.
+    pub(crate) fn unaligned_limit(&self) -> u64 {
+        self.binding_limit().saturating_sub(u64::from(self.limits().min_storage_buffer_offset_alignment))
     }
 
     /// The lanes of a subgroup, where the device has subgroups and all are of one size.
     pub(crate) fn subgroup_lanes(&self) -> Option<u32> {
         let info = self.info();
-        let known = self.device().features().contains(wgpu::Features::SUBGROUP);
+        // Browsers want `enable subgroups;`, which naga does not know yet.
+        let known =
+            self.device().features().contains(wgpu::Features::SUBGROUP) && info.backend != wgpu::Backend::BrowserWebGpu;
         (known && info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
     }
 
@@ -540,9 +549,47 @@ impl Gpu {
         if let Some(pipeline) = pipelines.get(&key) {
             return Ok(pipeline.clone());
         }
+        self.check_limits()?;
         let pipeline = Arc::new(self.compile(kernel, variant)?);
         pipelines.insert(key, pipeline.clone());
         Ok(pipeline)
+    }
+
+    /// Refuses a device that was requested with less than [`Gpu::required_limits`].
+    fn check_limits(&self) -> Result<()> {
+        let (there, required) = (self.limits(), Self::required_limits());
+        let limits = [
+            (
+                "storage buffers of a stage",
+                there.max_storage_buffers_per_shader_stage,
+                required.max_storage_buffers_per_shader_stage,
+            ),
+            (
+                "bytes of workgroup memory",
+                there.max_compute_workgroup_storage_size,
+                required.max_compute_workgroup_storage_size,
+            ),
+            (
+                "invocations of a workgroup",
+                there.max_compute_invocations_per_workgroup,
+                required.max_compute_invocations_per_workgroup,
+            ),
+            ("workgroup size in x", there.max_compute_workgroup_size_x, required.max_compute_workgroup_size_x),
+            (
+                "workgroups of a dispatch",
+                there.max_compute_workgroups_per_dimension,
+                required.max_compute_workgroups_per_dimension,
+            ),
+        ];
+        match limits.into_iter().find(|(_, there, required)| there < required) {
+            Some((what, there, required)) => Err(Error::Limit {
+                operation: "device",
+                what: what.into(),
+                needed: required.into(),
+                allowed: there.into(),
+            }),
+            None => Ok(()),
+        }
     }
 
     fn compile(&self, kernel: &'static Kernel, variant: &Variant) -> Result<Pipeline> {
@@ -603,9 +650,10 @@ impl Gpu {
 #[derive(Debug)]
 #[must_use = "errors are lost unless the scope is closed"]
 pub struct ErrorScope {
-    memory: wgpu::ErrorScopeGuard,
-    internal: wgpu::ErrorScopeGuard,
+    // Scopes are a stack, and fields are dropped in this order: the last opened is the first closed.
     validation: wgpu::ErrorScopeGuard,
+    internal: wgpu::ErrorScopeGuard,
+    memory: wgpu::ErrorScopeGuard,
 }
 
 impl ErrorScope {
@@ -620,7 +668,6 @@ impl ErrorScope {
     /// # }
     /// ```
     pub fn close(self) -> impl Future<Output = Result<()>> + use<> {
-        // Scopes are a stack: the last opened is the first closed.
         let (validation, internal, memory) = (self.validation.pop(), self.internal.pop(), self.memory.pop());
         async move {
             match [memory.await, internal.await, validation.await].into_iter().flatten().next() {

@@ -14,7 +14,7 @@ use std::{
 
 use common::{gpus, random, random_weights, storage, wait};
 use double_routing::{
-    AdapterClass, DoubleRouting, Forward, Gpu, Order, PlanKind, Settings, Tensor, bytemuck, check,
+    AdapterClass, DoubleRouting, Element, Forward, Gpu, Order, PlanKind, Settings, Tensor, bytemuck, check,
     kernels::Softmax,
     reference::{Axis, softmax, softmax_bound},
     wgpu,
@@ -406,5 +406,32 @@ fn the_app_keeps_its_error_handler() {
         let _ =
             device.create_buffer(&wgpu::BufferDescriptor { label: None, size: 4, usage, mapped_at_creation: false });
         assert_eq!(errors.load(Ordering::Relaxed), 1);
+    }
+}
+
+/// A device requested with less than the library needs is refused with both numbers, before anything reaches the graphics API.
+#[test]
+fn a_device_with_too_little_is_refused() {
+    for gpu in gpus() {
+        let adapters = pollster::block_on(Gpu::adapters(gpu.info().backend.into()));
+        let descriptor =
+            wgpu::DeviceDescriptor { required_limits: wgpu::Limits::downlevel_defaults(), ..Default::default() };
+        let (device, queue) = pollster::block_on(adapters[0].request_device(&descriptor)).expect("a small device");
+        let small = Gpu::from_device(device, queue);
+        let buffer = || small.buffer("operand", Element::F32, 64).expect("a buffer");
+        let (x, y) = (buffer(), buffer());
+        let refusal = Softmax::new(Tensor::f32(&x, &[8, 8]), Tensor::f32(&y, &[8, 8]), 1).plan(&small);
+        let refusal = refusal.expect_err("too few bindings").to_string();
+        assert_eq!(refusal, "device: storage buffers of a stage needs 6, the device allows 4");
+    }
+}
+
+/// A scope that an early return drops ends quietly, and later ones still work.
+#[test]
+fn an_error_scope_may_be_dropped() {
+    for gpu in gpus() {
+        drop(gpu.error_scope());
+        let scope = gpu.error_scope();
+        assert_eq!(wait(&gpu, scope.close()), Ok(()));
     }
 }

@@ -234,7 +234,7 @@ const MUTANTS: &[Mutant] = &[
 #[ignore = "builds the crate once for every mutant"]
 fn every_mutant_is_caught() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let target = root.join("target");
+    let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
     let copy = target.join("mutants");
     if copy.exists() {
         fs::remove_dir_all(&copy).expect("an old copy can be removed");
@@ -255,7 +255,7 @@ fn every_mutant_is_caught() {
         let mut command = Command::new(env!("CARGO"));
         // With --workspace the dependencies are those already built.
         command.args(["test", "--offline", "--workspace", "--test", test]);
-        command.current_dir(&copy).env("CARGO_TARGET_DIR", &target).env("CASE", cases).env("RUST_BACKTRACE", "0");
+        command.current_dir(&copy).env("CARGO_TARGET_DIR", target).env("CASE", cases).env("RUST_BACKTRACE", "0");
         if !run {
             command.arg("--no-run");
         }

@@ -11,7 +11,7 @@ mod common;
 
 use common::{any_gpu, gpus, random, random_weights, run_cases, storage, wait};
 use double_routing::{
-    DoubleRouting, Linear, Order, PlanKind, Settings, Tensor, Weights, bytemuck,
+    AdapterClass, DoubleRouting, Linear, Order, PlanKind, Settings, Tensor, Weights, bytemuck,
     reference::{Product, attend, attend_bound, matmul, matmul_bound, route, route_bound, softmax, softmax_bound},
 };
 
@@ -148,6 +148,45 @@ fn batch_invariant_results_do_not_depend_on_the_batch() {
                 assert_eq!(together.w[place * tokens..][..tokens], alone.w, "{order}: w in {batch}");
             }
         }
+    }
+}
+
+/// Also where the axis is strided: a token's siblings behind axis 1 are other rows of the softmax.
+#[test]
+fn batch_invariant_weights_do_not_depend_on_siblings() {
+    let (channels, input) = (300, 16);
+    for gpu in gpus() {
+        for class in [AdapterClass::Software, AdapterClass::Hardware] {
+            let settings = Settings { batch_invariant: true, ..Settings::default() };
+            let gpu = gpu.with_class(class);
+            let layer = DoubleRouting::new(&gpu, &random_weights(31, [input, 6, 5, 4]), settings).expect("a layer");
+            let alone = random(32, channels * input);
+            let first = wait(&gpu, layer.run(&alone, &[1, channels, 1, input], None)).expect("a result");
+            for siblings in [2, 3, 5] {
+                let mut x = random(33, channels * siblings * input);
+                for channel in 0..channels {
+                    x[channel * siblings * input..][..input].copy_from_slice(&alone[channel * input..][..input]);
+                }
+                let together = wait(&gpu, layer.run(&x, &[1, channels, siblings, input], None)).expect("a result");
+                let own: Vec<f32> = together.w.iter().step_by(siblings).copied().collect();
+                assert_eq!(own, first.w, "{siblings} siblings as {class:?}");
+            }
+        }
+    }
+}
+
+/// A forward is recorded more than once, so its result may not take the place of its input, whatever the order.
+#[test]
+fn refuses_to_write_y_over_x() {
+    let gpu = any_gpu();
+    let buffer = storage(&gpu, 1 << 12);
+    for order in [Order::AsWritten].into_iter().chain(Order::FOLDED) {
+        let layer = DoubleRouting::with_order(&gpu, &random_weights(1, [8, 4, 5, 6]), Settings::default(), order);
+        let layer = layer.expect("a layer");
+        let y = Tensor::f32(&buffer, &[2, 3, 6]).offset(2048);
+        let refusal =
+            layer.forward(Tensor::f32(&buffer, &[2, 3, 8])).output(y).plan().expect_err("refused").to_string();
+        assert!(refusal.contains("x and the output share a buffer"), "{order}: {refusal}");
     }
 }
 

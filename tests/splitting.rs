@@ -110,6 +110,17 @@ fn the_layer_cut_into_parts_gives_the_same_bits() {
     }
 }
 
+/// As many whole batches as fit go into one dispatch.
+#[test]
+fn small_batches_are_not_cut_one_by_one() {
+    for gpu in confined(4096) {
+        let [a, b, c] = [64 * 400; 3].map(|bytes| storage(&gpu, bytes));
+        let shape = [400, 4, 4];
+        let product = Matmul::new(f32(&a, &shape), f32(&b, &shape), f32(&c, &shape)).plan(&gpu).expect("a plan");
+        assert!(product.steps().len() < 8, "{} steps for 400 batches of 64 bytes", product.steps().len());
+    }
+}
+
 /// What cannot be cut is refused with both numbers.
 #[test]
 fn a_single_row_beyond_a_binding_is_refused() {

@@ -146,6 +146,9 @@ fn fitting(input: Input, dimensions: Dimensions, allow_non_finite: bool) -> anyh
     let weight = [dimensions.attention, dimensions.input];
     ensure!(shape.len() > 1, "x is {shape:?}: softmax runs over axis 1, so its rank must be 2 or more");
     ensure!(shape.last() == Some(&dimensions.input), "x is {shape:?}, embedding.weight is {weight:?}");
+    // An empty file may claim any shape with a 0 in it.
+    let countable = shape[1..].iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+    ensure!(countable.is_some(), "x is {shape:?}, more than can be counted");
     if !allow_non_finite && let Some(at) = x.iter().position(|x| !x.is_finite()) {
         bail!(not_finite("x", shape, at, x[at]));
     }

@@ -2,8 +2,8 @@
 //!
 //! The cases are what the crate's own tests run and what `double-routing check` runs on a user's machine. Every case has a
 //! name that replays it, seeded random inputs, and a bound that is derived (see [`reference`](mod@crate::reference)); inputs
-//! that are small integers have an exact result, and there the bound is 0. Outputs are filled with NaN before the run, and
-//! every operand lies between guard words that must be unchanged after it.
+//! that are small integers have an exact result, and there the bound is 0. A kernel's outputs are filled with NaN before the
+//! run, and its operands lie between guard words that must be unchanged after it.
 
 mod attend;
 mod bench;

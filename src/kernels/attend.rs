@@ -158,7 +158,7 @@ impl<'a> Attend<'a> {
         let fits = |(class, most, _): &&(AdapterClass, u64, Shape)| *class == gpu.class() && depth <= *most;
         // The last row of either class fits every depth.
         let shape = SHAPES.iter().find(fits).map_or(SHAPES[SHAPES.len() - 1].2, |(_, _, shape)| *shape);
-        let limit = gpu.binding_limit() - u64::from(gpu.limits().min_storage_buffer_offset_alignment);
+        let limit = gpu.unaligned_limit();
         let row_bytes = (depth * 4).max(4);
         if row_bytes > limit {
             return Err(Error::Limit {

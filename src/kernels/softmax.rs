@@ -147,6 +147,7 @@ pub struct Softmax<'a> {
     y: Tensor<'a>,
     axis: usize,
     lengths: Option<Tensor<'a>>,
+    batch_invariant: bool,
 }
 
 const NAME: &str = "softmax";
@@ -156,6 +157,8 @@ struct Geometry {
     outer: u64,
     length: u64,
     inner: u64,
+    /// One invocation goes along the axis, instead of several that share it.
+    columns: bool,
     in_place: bool,
 }
 
@@ -169,7 +172,7 @@ impl<'a> Softmax<'a> {
     /// # }
     /// ```
     pub fn new(x: Tensor<'a>, y: Tensor<'a>, axis: usize) -> Self {
-        Self { x, y, axis, lengths: None }
+        Self { x, y, axis, lengths: None, batch_invariant: false }
     }
 
     /// How many positions of the axis are unmasked, for each index before it. More than there are means all.
@@ -183,6 +186,21 @@ impl<'a> Softmax<'a> {
     #[must_use]
     pub fn lengths(mut self, lengths: Tensor<'a>) -> Self {
         self.lengths = Some(lengths);
+        self
+    }
+
+    /// Sums each row in an order that does not depend on how many others there are, also along a strided axis (one with
+    /// dimensions behind it other than the last).
+    ///
+    /// ```no_run
+    /// # use double_routing::kernels::Softmax;
+    /// # fn softmax<'a>(softmax: Softmax<'a>) -> Softmax<'a> {
+    /// softmax.batch_invariant(true)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn batch_invariant(mut self, invariant: bool) -> Self {
+        self.batch_invariant = invariant;
         self
     }
 
@@ -205,7 +223,7 @@ impl<'a> Softmax<'a> {
         if geometry.outer * row == 0 {
             return Ok(plan);
         }
-        let limit = gpu.binding_limit() - u64::from(gpu.limits().min_storage_buffer_offset_alignment);
+        let limit = gpu.unaligned_limit();
         if row * 4 > limit {
             return Err(Error::Limit {
                 operation: NAME,
@@ -227,7 +245,7 @@ impl<'a> Softmax<'a> {
     /// The steps for the rows `first .. first + outer`.
     fn push(&self, gpu: &Gpu, plan: &mut Plan, geometry: &Geometry, first: u64, outer: u64) -> Result<()> {
         let row = geometry.length * geometry.inner;
-        let columns = geometry.inner > 1;
+        let columns = geometry.columns;
         let fits = |(class, most, _): &&(AdapterClass, u64, Shape)| *class == gpu.class() && geometry.length <= *most;
         // The last row of either class fits every length.
         let by_rows = SHAPES.iter().find(fits).map_or(SHAPES[SHAPES.len() - 1].2, |(_, _, shape)| *shape);
@@ -317,6 +335,11 @@ impl<'a> Softmax<'a> {
                 ),
             ));
         }
-        Ok(Geometry { outer, length: x[self.axis] as u64, inner: elements(NAME, &x[self.axis + 1..])?, in_place })
+        // The product is formed even where `outer` is 0, so it must be countable by itself.
+        elements(NAME, &x[self.axis..])?;
+        let inner = elements(NAME, &x[self.axis + 1..])?;
+        // A strided axis may have one column only; what its sums look like must not depend on that.
+        let strided = self.batch_invariant && self.axis + 2 < x.len();
+        Ok(Geometry { outer, length: x[self.axis] as u64, inner, columns: inner > 1 || strided, in_place })
     }
 }

@@ -202,19 +202,19 @@ impl Multiplication<'_> {
     }
 
     fn blocks(&self, gpu: &Gpu, tile: Tile) -> Result<(Vec<Block>, u64)> {
-        // An offset that is not aligned makes a binding longer by less than the alignment.
-        let limit = gpu.binding_limit() - u64::from(gpu.limits().min_storage_buffer_offset_alignment);
+        let limit = gpu.unaligned_limit();
         let (a_size, b_size, c_size) =
             (self.a.element().bytes() as u64, self.b.element().bytes() as u64, self.c.element().bytes() as u64);
-        let b_elements = self.depth * self.columns * if self.b_batched { self.batches } else { 1 };
-        let whole = self.batches * self.rows * self.depth * a_size <= limit
-            && b_elements * b_size <= limit
-            && self.batches * self.rows * self.columns * c_size <= limit;
         let max_depth = tile.max_depth();
-        if whole {
+        // As many whole batches as fit; all share b unless each has its own.
+        let each = [self.rows * self.depth * a_size, self.rows * self.columns * c_size];
+        let of_b = self.depth * self.columns * b_size;
+        let largest = each.into_iter().chain(self.b_batched.then_some(of_b)).max().unwrap_or(0).max(1);
+        let batches_each = if of_b > limit { 0 } else { limit / largest };
+        if batches_each > 0 {
             let block =
-                Block { batch: 0, batches: self.batches, row: 0, rows: self.rows, column: 0, columns: self.columns };
-            return Ok((vec![block], max_depth));
+                |(batch, batches)| Block { batch, batches, row: 0, rows: self.rows, column: 0, columns: self.columns };
+            return Ok((cut(self.batches, batches_each).map(block).collect(), max_depth));
         }
         let at_most = |what: &str, bytes: u64| {
             if bytes > limit {

@@ -366,7 +366,7 @@ impl<'a> ForwardBuilder<'a> {
         plan.append(attend.plan(gpu)?);
 
         let w = scratch("w", 1)?;
-        let mut softmax = Softmax::new(logits.tensor(), w.tensor(), 1);
+        let mut softmax = Softmax::new(logits.tensor(), w.tensor(), 1).batch_invariant(invariant);
         if let Some(lengths) = &self.lengths {
             softmax = softmax.lengths(lengths.clone());
         }
@@ -377,6 +377,11 @@ impl<'a> ForwardBuilder<'a> {
                 let wanted = [leading, &[layer.dimensions.output]].concat();
                 if y.shape() != wanted {
                     return Err(Error::shape(NAME, format!("y is {:?}, x {shape:?} gives {wanted:?}", y.shape())));
+                }
+                // Some orders read x in an earlier dispatch than they write y in, but a plan is recorded more than once.
+                self.x.check_apart(NAME, "x", y)?;
+                if let Some(lengths) = &self.lengths {
+                    lengths.check_apart(NAME, "lengths", y)?;
                 }
                 Owned { buffer: y.buffer().clone(), offset: y.byte_offset(), shape: wanted }
             }
