@@ -190,7 +190,7 @@ fn npy_files_that_lie() {
 fn adapters_that_are_not_there() {
     let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
     files.forward(&["--adapter", "abacus"]).refused(&["no adapter named 'abacus'", "there:"]);
-    files.forward(&["--adapter", "99"]).refused(&["no adapter number 99", "there:"]);
+    files.forward(&["--adapter", "99"]).refused(&["no adapter named '99'", "there:"]);
     double_routing(&["demo", "--adapter", "abacus"]).refused(&["abacus"]);
     double_routing(&["check", "--adapter", "cpu"]).refused(&["CPU reference"]);
     double_routing(&["check", "--case", "no such case"]).refused(&["no such case"]);
