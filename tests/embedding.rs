@@ -435,3 +435,19 @@ fn an_error_scope_may_be_dropped() {
         assert_eq!(wait(&gpu, scope.close()), Ok(()));
     }
 }
+
+/// A device that is gone gives errors, whatever is asked of it; nothing panics and nothing waits for ever.
+#[test]
+fn a_lost_device_is_an_error() {
+    for gpu in gpus() {
+        let layer = layer(&gpu, PlanKind::Folded);
+        let session = wait(&gpu, layer.session(&SHAPE, false)).expect("a session");
+        let x = random(1, TOKENS * DIMENSIONS[0]);
+        assert!(wait(&gpu, session.run(&x, None)).is_ok());
+        gpu.device().destroy();
+        // Polling a destroyed device may itself fail, so the future is driven by an executor that does not.
+        let after = pollster::block_on(session.run(&x, None));
+        assert!(after.is_err(), "{after:?}");
+        assert!(pollster::block_on(layer.session(&SHAPE, false)).is_err());
+    }
+}
