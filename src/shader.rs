@@ -164,7 +164,7 @@ fn append(wgsl: &mut String, source: &str, variant: &Variant) -> Result<()> {
         } else if line == "//#endfor" {
             return Err(unbalanced());
         } else if keep {
-            match number_declared(line).and_then(|name| Some((name, variant.get_number(name)?))) {
+            match number_declared(line).and_then(|name| Some((name, number(variant, name)?))) {
                 Some((name, number)) => writeln!(wgsl, "const {name}: u32 = {number}u;"),
                 None => writeln!(wgsl, "{line}"),
             }
@@ -207,6 +207,11 @@ fn replace_word(text: &str, word: &str, replacement: &str) -> String {
     }
     replaced.push_str(rest);
     replaced
+}
+
+/// The value that the host gives a number: the variant's, or one that all kernels share.
+fn number(variant: &Variant, name: &str) -> Option<u32> {
+    if name == "GRID_WIDTH" { Some(crate::step::GRID_WIDTH) } else { variant.get_number(name) }
 }
 
 fn number_declared(line: &str) -> Option<&str> {

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use crate::{Error, Gpu, Result, kernels::Kernel, shader::Variant, tensor::Bound};
 
-/// Workgroups in a row of a folded grid; `GRID_WIDTH` in `shaders/lib/grid.wgsl`.
+/// Workgroups in a row of a folded grid: the value that `GRID_WIDTH` in `shaders/lib/grid.wgsl` gets.
 pub(crate) const GRID_WIDTH: u32 = 32768;
 
 /// One bound dispatch: a pipeline, its bind group, its grid and a label.
