@@ -3,20 +3,20 @@
 //   X [N, K] f32     v [K]: f32, f16 or bf16     bias [1], type of v, optional     logits [N] f32
 //   logits[n] = Σ_k X[n, k] · v[k] + bias
 //
-// A workgroup of LANES × ROWS invocations owns ROWS tokens; the LANES invocations of a row take its quads in turn, then
-// add their sums in workgroup memory, halving each time (a barrier before each halving, for all invocations alike).
+// A workgroup of LANES × ROWS invocations owns ROWS·EACH tokens; the LANES invocations of a row take the quads of its EACH
+// tokens in turn, so that a quad of v is read once for all of them, and lib/lanes.wgsl adds their sums.
 //   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|x||v| + |bias|) to first order, in any order of summation.
 
 //#import lib/grid
+//#import lib/lanes
 //#import lib/load x
 //#import lib/load v
 //#if BIAS
 //#import lib/load bias
 //#endif
 
-// Invocations that share a row (a power of two), and rows of a workgroup.
-const LANES: u32 = 16u;
-const ROWS: u32 = 4u;
+// Tokens of an invocation.
+const EACH: u32 = 4u;
 
 struct Params {
     rows: u32,
@@ -38,32 +38,45 @@ struct Params {
 //#endif
 @group(0) @binding(4) var<storage, read_write> logits: array<f32>;
 
-var<workgroup> sums: array<f32, LANES * ROWS>;
-
 @compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
-    let row = workgroup_index(group) * ROWS + local.y;
-    var sum = 0.0;
-    if row < params.rows {
-        let first = params.x_first + row * params.depth;
-        for (var k = local.x * 4u; k < params.depth; k += LANES * 4u) {
-            let left = params.depth - k;
-            sum += dot(x_quad(first + k, left), v_quad(params.v_first + k, left));
-        }
-    }
-    let at = local.y * LANES + local.x;
-    sums[at] = sum;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local.x < half {
-            sums[at] += sums[at + half];
-        }
-    }
-    if local.x == 0u && row < params.rows {
-        var logit = sums[at];
-//#if BIAS
-        logit += bias_quad(params.bias_first, 1u).x;
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+//#if LANES_BY == subgroup
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
 //#endif
-        logits[params.logits_first + row] = logit;
+) {
+//#if LANES_BY == subgroup
+    let lane = Lane(0u, in_subgroup);
+//#else
+    let lane = Lane(local.y, local.x);
+//#endif
+    let rows = params.rows;
+    let depth = params.depth;
+    let v_first = params.v_first;
+    let row = (workgroup_index(group) * ROWS + lane.row) * EACH;
+    // Rows past the end are the last row, and their sums are not stored.
+    var starts: array<u32, EACH>;
+    var sums: array<f32, EACH>;
+//#for E in EACH
+    starts[E] = params.x_first + min(row + E, rows - 1u) * depth;
+//#endfor
+    for (var k = lane.lane * 4u; k < depth; k += LANES * 4u) {
+        let of_v = v_quad(v_first + k, depth - k);
+//#for E in EACH
+        sums[E] += dot(x_quad(starts[E] + k, depth - k), of_v);
+//#endfor
     }
+//#for E in EACH
+    {
+        let sum = lanes_add(lane, sums[E]);
+        if lane.lane == 0u && row + E < rows {
+            var logit = sum;
+//#if BIAS
+            logit += bias_quad(params.bias_first, 1u).x;
+//#endif
+            logits[params.logits_first + row + E] = logit;
+        }
+    }
+//#endfor
 }

@@ -53,12 +53,15 @@ fn main(
     let place = tile_place(index, local.xy);
 //#endif
     var sums = tile_start(place);
-    tile_product(&sums, place);
+    tile_product(&sums, place, tile_depth(index));
+    if !tile_stores(place) {
+        return;
+    }
 //#for Q in TILE_QUADS
     {
         let column = tile_column(place, Q);
-        if column < params.product.columns {
-            let valid = params.product.columns - column;
+        if column < place.columns {
+            let valid = place.columns - column;
             var addend = vec4<f32>();
 //#if BIAS
             if params.product.finishes == 1u {
@@ -66,7 +69,7 @@ fn main(
             }
 //#endif
 //#for R in TILE_ROWS
-            if tile_row(place, R) < params.product.rows {
+            if tile_row(place, R) < place.rows {
                 c_store(tile_c(place, tile_row(place, R), column), valid, sums[R * TILE_QUADS + Q] + addend);
             }
 //#endfor

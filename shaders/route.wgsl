@@ -60,12 +60,15 @@ fn main(
     let place = tile_place(index, local.xy);
 //#endif
     var sums = tile_start(place);
-    tile_product(&sums, place);
+    tile_product(&sums, place, tile_depth(index));
+    if !tile_stores(place) {
+        return;
+    }
 //#for Q in TILE_QUADS
     {
         let column = tile_column(place, Q);
-        if column < params.product.columns {
-            let valid = params.product.columns - column;
+        if column < place.columns {
+            let valid = place.columns - column;
             var inside = vec4<f32>();
             var outside = vec4<f32>();
 //#if INNER
@@ -75,7 +78,7 @@ fn main(
             outside = outer_quad(params.outer_first + column, valid);
 //#endif
 //#for R in TILE_ROWS
-            if tile_row(place, R) < params.product.rows {
+            if tile_row(place, R) < place.rows {
                 let sum = sums[R * TILE_QUADS + Q];
                 let y = w[params.w_first + tile_row(place, R)] * (sum + inside) + outside;
                 // A sum that goes on in another dispatch is stored as it is.

@@ -6,7 +6,9 @@
 //   y = 0 where p ≥ lengths[o], so a fully masked row is all 0; exactly 1 where one position is left.
 //
 // Work: COLUMNS false (inner = 1): LANES invocations share a row, ROWS rows a workgroup; a lane takes the row's quads in
-// turn, and lanes reduce in workgroup memory (a barrier before each halving, and one before the memory is used again).
+// turn, BLOCK of them at a time in registers. Where KEPT, a block is all that a lane has of its row, so x is read once;
+// otherwise the sum follows the maximum from block to block, and x is read again to be divided. Lanes reduce as
+// lib/lanes.wgsl has it.
 // COLUMNS true: one invocation owns a quad of inner columns; it needs no barrier.
 // A row of at most `chunk` positions is done by one dispatch (STAGE == whole). A longer one is cut into chunks:
 // STAGE == partial leaves each chunk's maximum and sum, STAGE == apply merges them, in order, and writes y.
@@ -16,6 +18,9 @@
 //   E(max − x) + Σ y·E + (length + 4) · 2⁻²⁴ + 2.5 · 2⁻²³
 
 //#import lib/grid
+//#if !COLUMNS
+//#import lib/lanes
+//#endif
 //#if !IN_PLACE
 //#import lib/load x
 //#endif
@@ -23,8 +28,13 @@
 //#import lib/store y
 //#endif
 
-const LANES: u32 = 32u;
-const ROWS: u32 = 2u;
+//#if COLUMNS
+const LANES: u32 = 64u;
+const ROWS: u32 = 1u;
+//#else
+// Quads that an invocation holds at a time.
+const BLOCK: u32 = 4u;
+//#endif
 
 struct Params {
     outer: u32,
@@ -112,7 +122,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     if outer >= params.outer || column >= params.inner {
         return;
     }
-    let left = params.inner - column;
+    let inner = params.inner;
+    let left = inner - column;
     let length = unmasked(outer);
     let begin = chunk * params.chunk;
     let end = min(begin + params.chunk, params.length);
@@ -131,12 +142,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     sum = vec4<f32>(merged_0.y, merged_1.y, merged_2.y, merged_3.y);
 //#else
     if begin < unmasked_end {
-        maximum = x_load(x_column + begin * params.inner, left);
+        maximum = x_load(x_column + begin * inner, left);
         for (var p = begin + 1u; p < unmasked_end; p++) {
-            maximum = max(maximum, x_load(x_column + p * params.inner, left));
+            maximum = max(maximum, x_load(x_column + p * inner, left));
         }
         for (var p = begin; p < unmasked_end; p++) {
-            sum += exp_below(x_load(x_column + p * params.inner, left), maximum);
+            sum += exp_below(x_load(x_column + p * inner, left), maximum);
         }
     }
 //#endif
@@ -151,49 +162,58 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
         if p < unmasked_end {
             quad = vec4<f32>(1.0);
             if length > 1u {
-                quad = exp_below(x_load(x_column + p * params.inner, left), maximum) / sum;
+                quad = exp_below(x_load(x_column + p * inner, left), maximum) / sum;
             }
         }
-        y_store(y_column + p * params.inner, left, quad);
+        y_store(y_column + p * inner, left, quad);
     }
 //#endif
 }
 //#else
-var<workgroup> shared_lanes: array<f32, LANES * ROWS>;
+// Of a quad that begins at p, the positions before `end`; `other` stands in for those behind it.
+fn before(quad: vec4<f32>, p: u32, end: u32, other: f32) -> vec4<f32> {
+    return select(vec4<f32>(other), quad, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(end - p));
+}
 
-// The maximum, or the sum, of the values of a row's lanes, known to all of them. Every invocation of the workgroup calls it.
-fn reduce(local: vec3<u32>, value: f32, sum: bool) -> f32 {
-    let row = local.y * LANES;
-    let at = row + local.x;
-    shared_lanes[at] = value;
-    for (var half = LANES / 2u; half > 0u; half /= 2u) {
-        workgroupBarrier();
-        if local.x < half {
-            let other = shared_lanes[at + half];
-            shared_lanes[at] = select(max(shared_lanes[at], other), shared_lanes[at] + other, sum);
-        }
-    }
-    workgroupBarrier();
-    let result = shared_lanes[row];
-    // All have read the result before the memory is used again.
-    workgroupBarrier();
-    return result;
+fn largest(quad: vec4<f32>) -> f32 {
+    return max(max(quad.x, quad.y), max(quad.z, quad.w));
 }
 
 @compute @workgroup_size(LANES, ROWS)
-fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) local: vec3<u32>) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+    @builtin(local_invocation_id) local: vec3<u32>,
+//#if LANES_BY != memory
+    @builtin(subgroup_invocation_id) in_subgroup: u32,
+//#endif
+//#if LANES_BY == subgroups
+    @builtin(subgroup_id) subgroup: u32,
+    @builtin(num_subgroups) subgroups: u32,
+//#endif
+) {
+//#if LANES_BY == memory
+    let lane = Lane(local.y, local.x);
+//#endif
+//#if LANES_BY == subgroup
+    let lane = Lane(0u, in_subgroup);
+//#endif
+//#if LANES_BY == subgroups
+    let lane = Lane(0u, local.x, in_subgroup, subgroup, subgroups);
+//#endif
+    let all = params.length;
     let index = workgroup_index(group);
     let chunk = index % chunks();
-    let outer = (index / chunks()) * ROWS + local.y;
+    let outer = (index / chunks()) * ROWS + lane.row;
     let begin = chunk * params.chunk;
     var length = 0u;
     var end = begin;
     if outer < params.outer {
         length = unmasked(outer);
-        end = min(begin + params.chunk, params.length);
+        end = min(begin + params.chunk, all);
     }
     let unmasked_end = min(end, length);
-    let x_row = params.x_first + outer * params.length;
+    let x_row = params.x_first + outer * all;
+    let first = begin + lane.lane * 4u;
 
     var maximum = 0.0;
     var sum = 0.0;
@@ -205,39 +225,94 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
     }
 //#else
     if begin < unmasked_end {
-        maximum = x_load(x_row + begin, params.length - begin).x;
+        maximum = x_load(x_row + begin, all - begin).x;
     }
-    for (var p = begin + local.x * 4u; p < unmasked_end; p += LANES * 4u) {
-        let quad = x_load(x_row + p, params.length - p);
-        // Masked positions stand in for the quad's first, which is unmasked.
-        let known = select(quad.xxxx, quad, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(unmasked_end - p));
-        maximum = max(maximum, max(max(known.x, known.y), max(known.z, known.w)));
+    var block: array<vec4<f32>, BLOCK>;
+//#if KEPT
+//#for B in BLOCK
+    block[B] = vec4<f32>(maximum);
+    if first + B * LANES * 4u < unmasked_end {
+        let p = first + B * LANES * 4u;
+        block[B] = before(x_load(x_row + p, all - p), p, unmasked_end, maximum);
     }
-    maximum = reduce(local, maximum, false);
-    for (var p = begin + local.x * 4u; p < unmasked_end; p += LANES * 4u) {
-        let quad = exp_below(x_load(x_row + p, params.length - p), vec4<f32>(maximum));
-        let known = select(vec4<f32>(), quad, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(unmasked_end - p));
-        sum += (known.x + known.y) + (known.z + known.w);
+//#endfor
+//#for B in BLOCK
+    maximum = max(maximum, largest(block[B]));
+//#endfor
+    maximum = lanes_max(lane, maximum);
+//#for B in BLOCK
+    if first + B * LANES * 4u < unmasked_end {
+        let p = first + B * LANES * 4u;
+        block[B] = before(exp_below(block[B], vec4<f32>(maximum)), p, unmasked_end, 0.0);
+        sum += (block[B].x + block[B].y) + (block[B].z + block[B].w);
     }
-    sum = reduce(local, sum, true);
+//#endfor
+//#else
+    for (var start = first; start < unmasked_end; start += BLOCK * LANES * 4u) {
+//#for B in BLOCK
+        block[B] = vec4<f32>(maximum);
+        if start + B * LANES * 4u < unmasked_end {
+            let p = start + B * LANES * 4u;
+            block[B] = before(x_load(x_row + p, all - p), p, unmasked_end, maximum);
+        }
+//#endfor
+        var top = maximum;
+//#for B in BLOCK
+        top = max(top, largest(block[B]));
+//#endfor
+        if top > maximum {
+            sum *= exp_below(vec4<f32>(maximum), vec4<f32>(top)).x;
+            maximum = top;
+        }
+//#for B in BLOCK
+        if start + B * LANES * 4u < unmasked_end {
+            let p = start + B * LANES * 4u;
+            let quad = before(exp_below(block[B], vec4<f32>(maximum)), p, unmasked_end, 0.0);
+            sum += (quad.x + quad.y) + (quad.z + quad.w);
+        }
+//#endfor
+    }
+    let own = maximum;
+    maximum = lanes_max(lane, maximum);
+    if maximum > own {
+        sum *= exp_below(vec4<f32>(own), vec4<f32>(maximum)).x;
+    }
+//#endif
+    sum = lanes_add(lane, sum);
 //#endif
 //#if STAGE == partial
-    if outer < params.outer && local.x == 0u {
+    if outer < params.outer && lane.lane == 0u {
         partials[outer * chunks() + chunk] = vec2<f32>(maximum, sum);
     }
 //#else
-    let y_row = params.y_first + outer * params.length;
-    for (var p = begin + local.x * 4u; p < end; p += LANES * 4u) {
+    let y_row = params.y_first + outer * all;
+//#if KEPT
+//#for B in BLOCK
+    if first + B * LANES * 4u < end {
+        let p = first + B * LANES * 4u;
+        var quad = vec4<f32>();
+        if p < unmasked_end {
+            quad = before(vec4<f32>(1.0), p, unmasked_end, 0.0);
+            if length > 1u {
+                quad = block[B] / sum;
+            }
+        }
+        y_store(y_row + p, all - p, quad);
+    }
+//#endfor
+//#else
+    for (var p = first; p < end; p += LANES * 4u) {
         var quad = vec4<f32>();
         if p < unmasked_end {
             quad = vec4<f32>(1.0);
             if length > 1u {
-                quad = exp_below(x_load(x_row + p, params.length - p), vec4<f32>(maximum)) / sum;
+                quad = exp_below(x_load(x_row + p, all - p), vec4<f32>(maximum)) / sum;
             }
-            quad = select(vec4<f32>(), quad, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(unmasked_end - p));
+            quad = before(quad, p, unmasked_end, 0.0);
         }
-        y_store(y_row + p, params.length - p, quad);
+        y_store(y_row + p, all - p, quad);
     }
+//#endif
 //#endif
 }
 //#endif

@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    kernels::{Access, Kernel},
+    kernels::{Access, Kernel, Tuning},
     shader::Variant,
     step::Pipeline,
 };
@@ -37,6 +37,7 @@ struct Inner {
     /// Stands in for operands without elements, since an empty range cannot be bound.
     absent: wgpu::Buffer,
     pipelines: Mutex<HashMap<(&'static str, Variant), Arc<Pipeline>>>,
+    tuning: Option<Arc<Tuning>>,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -54,8 +55,19 @@ struct Inner {
 pub enum AdapterClass {
     /// The shaders run on the CPU: barriers are expensive, caches are large.
     Software,
-    /// Everything else.
-    Hardware,
+    /// A GPU that shares its memory with the CPU, or one of a kind that is not known.
+    Integrated,
+    /// A GPU with memory of its own: many processors to be filled.
+    Discrete,
+}
+
+impl AdapterClass {
+    /// Every class.
+    ///
+    /// ```
+    /// assert!(double_routing::AdapterClass::ALL.contains(&double_routing::AdapterClass::Software));
+    /// ```
+    pub const ALL: [Self; 3] = [Self::Software, Self::Integrated, Self::Discrete];
 }
 
 /// Which adapter to open. The default takes the best one there is: discrete before integrated before software, and
@@ -209,8 +221,8 @@ impl Gpu {
         }
     }
 
-    /// The optional features this adapter has that the crate makes use of: subgroups, which make software adapters
-    /// faster, and timestamps, for benchmarks.
+    /// The optional features this adapter has that the crate makes use of: subgroups, on software adapters words of 64 bits,
+    /// both for speed alone, and timestamps, for benchmarks.
     ///
     /// ```no_run
     /// # fn features(adapter: &double_routing::wgpu::Adapter) -> double_routing::wgpu::Features {
@@ -218,7 +230,11 @@ impl Gpu {
     /// # }
     /// ```
     pub fn useful_features(adapter: &wgpu::Adapter) -> wgpu::Features {
-        adapter.features() & (wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP)
+        let mut useful = wgpu::Features::TIMESTAMP_QUERY | wgpu::Features::SUBGROUP;
+        if adapter.get_info().device_type == wgpu::DeviceType::Cpu {
+            useful |= wgpu::Features::SHADER_INT64;
+        }
+        adapter.features() & useful
     }
 
     /// Wraps a device that the host app owns. Nothing is installed on it.
@@ -240,12 +256,14 @@ impl Gpu {
         Self(Arc::new(Inner {
             class: match info.device_type {
                 wgpu::DeviceType::Cpu => AdapterClass::Software,
-                _ => AdapterClass::Hardware,
+                wgpu::DeviceType::DiscreteGpu => AdapterClass::Discrete,
+                _ => AdapterClass::Integrated,
             },
             info,
             limits: device.limits(),
             absent,
             pipelines: Mutex::default(),
+            tuning: None,
             lost: Arc::default(),
             device,
             queue,
@@ -387,11 +405,28 @@ impl Gpu {
     ///
     /// ```no_run
     /// # fn other(gpu: &double_routing::Gpu) -> double_routing::Gpu {
-    /// gpu.with_class(double_routing::AdapterClass::Hardware)
+    /// gpu.with_class(double_routing::AdapterClass::Discrete)
     /// # }
     /// ```
     #[must_use]
     pub fn with_class(&self, class: AdapterClass) -> Self {
+        self.configured(class, None)
+    }
+
+    /// The same device with the tiles of a tuning, where that has one for a product.
+    ///
+    /// ```no_run
+    /// # fn tuned(gpu: &double_routing::Gpu) -> Result<double_routing::Gpu, Box<dyn std::error::Error>> {
+    /// let tuning = std::fs::read_to_string("tuning.txt")?.parse()?;
+    /// Ok(gpu.with_tuning(tuning))
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_tuning(&self, tuning: Tuning) -> Self {
+        self.configured(self.class(), Some(Arc::new(tuning)))
+    }
+
+    fn configured(&self, class: AdapterClass, tuning: Option<Arc<Tuning>>) -> Self {
         Self(Arc::new(Inner {
             device: self.device().clone(),
             queue: self.queue().clone(),
@@ -400,8 +435,20 @@ impl Gpu {
             limits: self.limits().clone(),
             absent: self.absent().clone(),
             pipelines: Mutex::default(),
+            tuning,
             lost: self.0.lost.clone(),
         }))
+    }
+
+    /// The tuning that tiles are chosen by, where it was given one.
+    ///
+    /// ```no_run
+    /// # fn tuned(gpu: &double_routing::Gpu) -> bool {
+    /// gpu.tuning().is_some()
+    /// # }
+    /// ```
+    pub fn tuning(&self) -> Option<&Tuning> {
+        self.0.tuning.as_deref()
     }
 
     /// Why the device was lost, where it was opened by [`Gpu::open`] and has been.
@@ -513,13 +560,22 @@ impl Gpu {
         self.binding_limit().saturating_sub(u64::from(self.limits().min_storage_buffer_offset_alignment))
     }
 
+    /// Whether shaders may read in words of 64 bits. It pays where a load is done lane by lane.
+    pub(crate) fn wide_words(&self) -> bool {
+        self.class() == AdapterClass::Software && self.device().features().contains(wgpu::Features::SHADER_INT64)
+    }
+
+    /// Whether shaders may use subgroups, none of which is smaller than four invocations.
+    pub(crate) fn has_subgroups(&self) -> bool {
+        // Browsers want `enable subgroups;`, which naga does not know yet.
+        let known = self.info().backend != wgpu::Backend::BrowserWebGpu && self.info().subgroup_min_size >= 4;
+        known && self.device().features().contains(wgpu::Features::SUBGROUP)
+    }
+
     /// The lanes of a subgroup, where the device has subgroups and all are of one size.
     pub(crate) fn subgroup_lanes(&self) -> Option<u32> {
         let info = self.info();
-        // Browsers want `enable subgroups;`, which naga does not know yet.
-        let known =
-            self.device().features().contains(wgpu::Features::SUBGROUP) && info.backend != wgpu::Backend::BrowserWebGpu;
-        (known && info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
+        (self.has_subgroups() && info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
     }
 
     pub(crate) fn absent(&self) -> &wgpu::Buffer {

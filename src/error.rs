@@ -49,6 +49,9 @@ pub enum Error {
     /// Weights that cannot be read or do not fit each other.
     #[error("weights: {0}")]
     Weights(String),
+    /// A tuning that cannot be read.
+    #[error("tuning: {0}")]
+    Tuning(String),
     /// No adapter fits what was asked for.
     #[error("no adapter {0}")]
     NoAdapter(String),

@@ -15,6 +15,7 @@ use crate::{Error, Result};
 
 const LIBRARY: &[(&str, &str)] = &[
     ("lib/grid", include_str!("../shaders/lib/grid.wgsl")),
+    ("lib/lanes", include_str!("../shaders/lib/lanes.wgsl")),
     ("lib/load", include_str!("../shaders/lib/load.wgsl")),
     ("lib/store", include_str!("../shaders/lib/store.wgsl")),
     ("lib/tile", include_str!("../shaders/lib/tile.wgsl")),

@@ -262,7 +262,7 @@ fn the_smallest_device_will_do() {
             .expect("a device");
             assert_eq!((device.features(), device.limits()), (wgpu::Features::empty(), limits));
             let small = Gpu::from_device(device, queue);
-            for class in [AdapterClass::Software, AdapterClass::Hardware] {
+            for class in AdapterClass::ALL {
                 let gpu = small.with_class(class);
                 // A part of the cases, of every kernel; their own tests run them all.
                 for case in cases.iter().filter(|case| !case.heavy()).step_by(7) {
@@ -354,7 +354,7 @@ fn softmax_in_place_leaves_the_rest() {
     let axis = Axis { outer: rows, length: columns, inner: 1 };
     let (truth, bound) = (softmax(&exact, axis, None), softmax_bound(&exact, axis, None));
     for gpu in gpus() {
-        for class in [AdapterClass::Software, AdapterClass::Hardware] {
+        for class in AdapterClass::ALL {
             let gpu = gpu.with_class(class);
             for start in [0, 1, 4, 63, 67] {
                 let inside = start..start + x.len();

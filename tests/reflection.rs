@@ -41,9 +41,10 @@ fn examine(kernel: &Kernel, variant: &Variant) {
     let about = format!("{} {variant}", kernel.name());
     let wgsl = kernel.wgsl(variant).unwrap_or_else(|error| panic!("{about}: {error}"));
     let module = naga::front::wgsl::parse_str(&wgsl).unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&wgsl)));
-    // Only a tile that names subgroups may use them; nothing else goes beyond what every device has.
-    let subgroups = variant.to_string().contains("TILE_SOURCE=subgroup");
-    let capabilities = if subgroups { Capabilities::SUBGROUP } else { Capabilities::empty() };
+    // Only a variant that names subgroups or words of 64 bits may use them; nothing else goes beyond what every device has.
+    let mut capabilities = Capabilities::empty();
+    capabilities.set(Capabilities::SUBGROUP, variant.to_string().contains("=subgroup"));
+    capabilities.set(Capabilities::SHADER_INT64, wide(variant));
     let info = Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)
         .subgroup_operations(naga::valid::SubgroupOperationSet::all())
@@ -52,7 +53,12 @@ fn examine(kernel: &Kernel, variant: &Variant) {
     bindings(&about, kernel, variant, &module);
     parameters(&about, kernel, &module);
     limits(&about, &module);
-    translations(&about, &module, &info);
+    translations(&about, &module, &info, wide(variant));
+}
+
+/// Whether it reads in words of 64 bits, which no GL has.
+fn wide(variant: &Variant) -> bool {
+    variant.to_string().contains("=wide_")
 }
 
 fn bindings(about: &str, kernel: &Kernel, variant: &Variant, module: &Module) {
@@ -135,7 +141,7 @@ fn limits(about: &str, module: &Module) {
     assert!(storage as u32 <= double_routing::Gpu::required_limits().max_storage_buffers_per_shader_stage, "{about}");
 }
 
-fn translations(about: &str, module: &Module, info: &ModuleInfo) {
+fn translations(about: &str, module: &Module, info: &ModuleInfo, wide: bool) {
     let options = spv::Options { flags: spv::WriterFlags::empty(), ..Default::default() };
     let words = spv::write_vec(module, info, &options, None).unwrap_or_else(|error| panic!("{about}: SPIR-V: {error}"));
     assert!(words.len() > 100, "{about}: SPIR-V");
@@ -152,6 +158,9 @@ fn translations(about: &str, module: &Module, info: &ModuleInfo) {
         .unwrap_or_else(|error| panic!("{about}: HLSL: {error}"));
     assert!(text.contains("[numthreads("), "{about}: HLSL");
 
+    if wide {
+        return;
+    }
     let pipeline =
         glsl::PipelineOptions { shader_stage: ShaderStage::Compute, entry_point: "main".into(), multiview: None };
     let mut text = String::new();

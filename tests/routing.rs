@@ -156,7 +156,7 @@ fn batch_invariant_results_do_not_depend_on_the_batch() {
 fn batch_invariant_weights_do_not_depend_on_siblings() {
     let (channels, input) = (300, 16);
     for gpu in gpus() {
-        for class in [AdapterClass::Software, AdapterClass::Hardware] {
+        for class in AdapterClass::ALL {
             let settings = Settings { batch_invariant: true, ..Settings::default() };
             let gpu = gpu.with_class(class);
             let layer = DoubleRouting::new(&gpu, &random_weights(31, [input, 6, 5, 4]), settings).expect("a layer");

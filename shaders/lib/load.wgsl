@@ -1,23 +1,44 @@
 // Reading operand OPERAND, four consecutive elements at a time, widened to f32.
 //
 // The host puts the operand's name in place of OPERAND and chooses
-//   OPERAND_TYPE   f32 | f16 | bf16: how an element is stored (f16 and bf16: two to a 32-bit word, lower half first;
-//                  both are unpacked with integer arithmetic, so no device feature is needed);
-//   OPERAND_QUADS  true where every quad that is read starts at a multiple of four elements and lies within the
-//                  operand, so that it is one aligned load. Otherwise each element is read by itself.
+//   OPERAND_TYPE     f32 | f16 | bf16: how an element is stored (f16 and bf16: two to a 32-bit word, lower half first;
+//                    both are unpacked with integer arithmetic, so no device feature is needed);
+//   OPERAND_ACCESS   how it is read:
+//     quads          every quad that is read starts at a multiple of four elements and lies within the operand, so that
+//                    it is one aligned load;
+//     wide_quads     the same in words of 64 bits: software drivers load word by word for each lane, whatever its width;
+//     wide_pairs     f32 at any place in words of 64 bits, of which a quad touches two or three;
+//     elements       each element by itself.
 
-//#if OPERAND_QUADS
+//#if OPERAND_ACCESS == quads
 //#if OPERAND_TYPE == f32
 alias OPERAND_word = vec4<f32>;
 //#else
 alias OPERAND_word = vec2<u32>;
 //#endif
+//#endif
+//#if OPERAND_ACCESS == wide_quads
+//#if OPERAND_TYPE == f32
+alias OPERAND_word = vec2<u64>;
 //#else
+alias OPERAND_word = u64;
+//#endif
+//#endif
+//#if OPERAND_ACCESS == wide_pairs
+alias OPERAND_word = u64;
+//#endif
+//#if OPERAND_ACCESS == elements
 //#if OPERAND_TYPE == f32
 alias OPERAND_word = f32;
 //#else
 alias OPERAND_word = u32;
 //#endif
+//#endif
+
+//#if OPERAND_ACCESS == wide_quads || OPERAND_ACCESS == wide_pairs
+fn OPERAND_halves(word: u64) -> vec2<u32> {
+    return vec2<u32>(u32(word), u32(word >> 32u));
+}
 //#endif
 
 //#if OPERAND_TYPE == f16
@@ -38,17 +59,40 @@ fn OPERAND_unpack(word: u32) -> vec2<f32> {
 }
 //#endif
 
-//#if OPERAND_QUADS
+//#if OPERAND_ACCESS == quads || OPERAND_ACCESS == wide_quads
 // Elements first .. first + 4; `valid`, the number of elements left from `first` on, is at least four.
 fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
     let word = OPERAND[first >> 2u];
+//#if OPERAND_ACCESS == wide_quads
+//#if OPERAND_TYPE == f32
+    return bitcast<vec4<f32>>(vec4<u32>(OPERAND_halves(word.x), OPERAND_halves(word.y)));
+//#else
+    let halves = OPERAND_halves(word);
+    return vec4<f32>(OPERAND_unpack(halves.x), OPERAND_unpack(halves.y));
+//#endif
+//#else
 //#if OPERAND_TYPE == f32
     return word;
 //#else
     return vec4<f32>(OPERAND_unpack(word.x), OPERAND_unpack(word.y));
 //#endif
+//#endif
 }
-//#else
+//#endif
+//#if OPERAND_ACCESS == wide_pairs
+// Elements first .. first + 4, those from `first + valid` on taken as 0.
+fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
+    let low = bitcast<vec2<f32>>(OPERAND_halves(OPERAND[first >> 1u]));
+    let middle = bitcast<vec2<f32>>(OPERAND_halves(OPERAND[(first >> 1u) + 1u]));
+    var quad = vec4<f32>(low, middle);
+    if (first & 1u) == 1u {
+        quad = vec4<f32>(quad.yzw, bitcast<f32>(u32(OPERAND[(first >> 1u) + 2u])));
+    }
+    // What lies behind the operand may be anything, so it is replaced, not multiplied by 0.
+    return select(vec4<f32>(), quad, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(valid));
+}
+//#endif
+//#if OPERAND_ACCESS == elements
 fn OPERAND_element(index: u32) -> f32 {
 //#if OPERAND_TYPE == f32
     return OPERAND[index];

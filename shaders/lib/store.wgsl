@@ -1,8 +1,8 @@
 // Writing output OPERAND (f32), four consecutive elements at a time, and reading back what was written.
 //
-// The host puts the operand's name in place of OPERAND and chooses OPERAND_QUADS as in lib/load.wgsl.
+// The host puts the operand's name in place of OPERAND and chooses OPERAND_ACCESS as in lib/load.wgsl: quads or elements.
 
-//#if OPERAND_QUADS
+//#if OPERAND_ACCESS == quads
 alias OPERAND_word = vec4<f32>;
 
 fn OPERAND_load(first: u32, valid: u32) -> vec4<f32> {

@@ -1,29 +1,36 @@
 // The tile product: one workgroup's tile of A·B or A·Bᵀ, shared by every kernel that multiplies matrices.
 //
-// A workgroup of TILE_X × TILE_Y invocations owns TILE_Y·TILE_ROWS rows and TILE_X·TILE_QUADS·4 columns of the product;
-// invocation (x, y) owns rows y·TILE_ROWS + r and the column quads x + q·TILE_X, so that neighbours in x touch
-// neighbouring quads. The kernel that imports this file supplies the operands a and b through lib/load.wgsl, the output
-// c through lib/store.wgsl and `params.product`; it decides what happens to the accumulators (its epilogue).
+// A workgroup of TILE_X × TILE_Y invocations owns TILE_M rows and TILE_N columns of the product; an invocation owns
+// TILE_ROWS rows and TILE_QUADS quads of columns. The kernel that imports this file supplies the operands a and b through
+// lib/load.wgsl, the output c through lib/store.wgsl and `params.product`; it decides what happens to the accumulators (its
+// epilogue), in those invocations that tile_stores() names.
 //
 // TILE_SOURCE says where an invocation finds its operands:
 //   direct    it reads them straight from memory; no barrier (few rows);
-//   shared    the workgroup stages TILE_DEPTH of k at a time in workgroup memory;
+//   lanes     the TILE_X invocations of a row of the workgroup own the same outputs and take the quads of k in turn, so that
+//             they read neighbouring memory of Bᵀ; their sums are added in workgroup memory (few rows);
+//   shared    the workgroup stages TILE_DEPTH of k at a time in workgroup memory, A transposed, and fetches the next stage
+//             into registers while it multiplies this one;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
 //             hands them round; B straight from memory; no barrier (software adapters).
-// Accumulators are indexed by constants (//#for), so that compilers keep them apart.
+// Otherwise invocation (x, y) owns rows y·TILE_ROWS + r and the column quads x + q·TILE_X: neighbours in x touch
+// neighbouring quads. Accumulators are indexed by constants (//#for), so that compilers keep them apart.
 //
-// Either way element (m, n) is the sum over quads of k, in ascending order, of the four products of a quad added left
-// to right; the order as written does not depend on the tile. A product too deep for one dispatch goes on where the
-// last one stopped: its accumulators start from what that one stored.
+// In what order the products of an element are added depends on the tile, not on where the element lies in it. A product too
+// deep for one dispatch goes on where the last one stopped: its accumulators start from what that one stored.
 
 const TILE_X: u32 = 8u;
 const TILE_Y: u32 = 8u;
 const TILE_ROWS: u32 = 4u;
 const TILE_QUADS: u32 = 1u;
-const TILE_DEPTH: u32 = 16u;
 
+//#if TILE_SOURCE == lanes
+const TILE_M: u32 = TILE_ROWS;
+const TILE_N: u32 = TILE_Y * TILE_QUADS * 4u;
+//#else
 const TILE_M: u32 = TILE_Y * TILE_ROWS;
 const TILE_N: u32 = TILE_X * TILE_QUADS * 4u;
+//#endif
 
 // One dispatch's share of C[batch] = A[batch] · B[batch]. Firsts and strides count elements; a first counts from the
 // start of the binding, `batch` strides are 0 where all batches share an operand.
@@ -31,6 +38,8 @@ struct Product {
     rows: u32,
     columns: u32,
     depth: u32,
+    // The depth of the last batch: batches may be the parts of one long sum.
+    last_depth: u32,
     batches: u32,
     a_first: u32,
     a_stride: u32,
@@ -45,12 +54,12 @@ struct Product {
     continues: u32,
     // 1: these are the last k, so the epilogue applies.
     finishes: u32,
-    unused: u32,
 }
 
 alias Accumulators = array<vec4<f32>, TILE_ROWS * TILE_QUADS>;
 
-// Where an invocation's part of the product lies, and where its operands start.
+// Where an invocation's part of the product lies, and where its operands start. The product's numbers are copied here since
+// software drivers read a uniform again, lane by lane, wherever a loop names it.
 struct TilePlace {
     // First row and first column of the workgroup's tile.
     row: u32,
@@ -62,10 +71,21 @@ struct TilePlace {
     a_first: u32,
     b_first: u32,
     c_first: u32,
+    rows: u32,
+    columns: u32,
+    depth: u32,
+    a_stride: u32,
+    b_stride: u32,
 }
 
 fn tiles_per_batch() -> u32 {
     return ((params.product.rows + TILE_M - 1u) / TILE_M) * ((params.product.columns + TILE_N - 1u) / TILE_N);
+}
+
+// The depth of tile `index`: the same for all invocations of a workgroup, so that loops over it may have barriers.
+fn tile_depth(index: u32) -> u32 {
+    let last = index / tiles_per_batch() + 1u == params.product.batches;
+    return select(params.product.depth, params.product.last_depth, last);
 }
 
 // The place of tile `index` of all batches' tiles; columns vary fastest, so that neighbours share rows of A.
@@ -81,9 +101,27 @@ fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
         params.product.a_first + batch * params.product.a_batch,
         params.product.b_first + batch * params.product.b_batch,
         params.product.c_first + batch * params.product.c_batch,
+        params.product.rows,
+        params.product.columns,
+        tile_depth(index),
+        params.product.a_stride,
+        params.product.b_stride,
     );
 }
 
+//#if TILE_SOURCE == lanes
+fn tile_row(place: TilePlace, r: u32) -> u32 {
+    return place.row + r;
+}
+
+fn tile_column(place: TilePlace, q: u32) -> u32 {
+    return place.column + (place.y * TILE_QUADS + q) * 4u;
+}
+
+fn tile_stores(place: TilePlace) -> bool {
+    return place.x == 0u;
+}
+//#else
 fn tile_row(place: TilePlace, r: u32) -> u32 {
     return place.row + place.y * TILE_ROWS + r;
 }
@@ -92,41 +130,64 @@ fn tile_column(place: TilePlace, q: u32) -> u32 {
     return place.column + (place.x + q * TILE_X) * 4u;
 }
 
-// A[row, k .. k + 4]; rows past the end read the last row, and their products are never stored.
-fn a_block(place: TilePlace, row: u32, k: u32) -> vec4<f32> {
-    return a_quad(place.a_first + min(row, params.product.rows - 1u) * params.product.a_stride + k, params.product.depth - k);
+fn tile_stores(place: TilePlace) -> bool {
+    return true;
+}
+//#endif
+
+// Where A[row] starts; rows past the end are the last row, and their products are never stored.
+fn a_start(place: TilePlace, row: u32) -> u32 {
+    return place.a_first + min(row, place.rows - 1u) * place.a_stride;
+}
+
+fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
+    return a_quad(start + k, place.depth - k);
+}
+
+// Where the four rows of Bᵀ that are columns n .. n + 4 start, or where column n does in each row of B.
+fn b_starts(place: TilePlace, n: u32) -> vec4<u32> {
+//#if B_TRANSPOSED
+    let rows = min(vec4<u32>(n) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(place.columns - 1u));
+    return vec4<u32>(place.b_first) + rows * place.b_stride;
+//#else
+    return vec4<u32>(place.b_first + n);
+//#endif
 }
 
 // The 4 × 4 block of B that multiplies a quad of k into a quad of columns: column i of the result is B[k + i, n .. n + 4].
-fn b_block(place: TilePlace, k: u32, n: u32) -> mat4x4<f32> {
+fn b_block(place: TilePlace, starts: vec4<u32>, k: u32, n: u32) -> mat4x4<f32> {
 //#if B_TRANSPOSED
-    let left = params.product.depth - k;
-    let last = params.product.columns - 1u;
+    let left = place.depth - k;
     return transpose(mat4x4<f32>(
-        b_quad(place.b_first + min(n, last) * params.product.b_stride + k, left),
-        b_quad(place.b_first + min(n + 1u, last) * params.product.b_stride + k, left),
-        b_quad(place.b_first + min(n + 2u, last) * params.product.b_stride + k, left),
-        b_quad(place.b_first + min(n + 3u, last) * params.product.b_stride + k, left),
+        b_quad(starts.x + k, left),
+        b_quad(starts.y + k, left),
+        b_quad(starts.z + k, left),
+        b_quad(starts.w + k, left),
     ));
 //#else
-    return mat4x4<f32>(b_row(place, k, n), b_row(place, k + 1u, n), b_row(place, k + 2u, n), b_row(place, k + 3u, n));
+    return mat4x4<f32>(
+        b_row(place, starts.x, k, n),
+        b_row(place, starts.x, k + 1u, n),
+        b_row(place, starts.x, k + 2u, n),
+        b_row(place, starts.x, k + 3u, n),
+    );
 //#endif
 }
 
 //#if !B_TRANSPOSED
 // B[k, n .. n + 4]; 0 past the end of k or of the columns.
-fn b_row(place: TilePlace, k: u32, n: u32) -> vec4<f32> {
-    if k >= params.product.depth || n >= params.product.columns {
+fn b_row(place: TilePlace, start: u32, k: u32, n: u32) -> vec4<f32> {
+    if k >= place.depth || n >= place.columns {
         return vec4<f32>();
     }
-    return b_quad(place.b_first + k * params.product.b_stride + n, params.product.columns - n);
+    return b_quad(start + k * place.b_stride, place.columns - n);
 }
 //#endif
 
 // The sum over the k before this dispatch's: 0 at the start, else what C holds.
 fn tile_start(place: TilePlace) -> Accumulators {
     var sums: Accumulators;
-    if params.product.continues == 1u {
+    if params.product.continues == 1u && tile_stores(place) {
 //#for R in TILE_ROWS
 //#for Q in TILE_QUADS
         sums[R * TILE_QUADS + Q] = tile_load(place, tile_row(place, R), tile_column(place, Q));
@@ -137,10 +198,10 @@ fn tile_start(place: TilePlace) -> Accumulators {
 }
 
 fn tile_load(place: TilePlace, row: u32, column: u32) -> vec4<f32> {
-    if row >= params.product.rows || column >= params.product.columns {
+    if row >= place.rows || column >= place.columns {
         return vec4<f32>();
     }
-    return c_load(tile_c(place, row, column), params.product.columns - column);
+    return c_load(tile_c(place, row, column), place.columns - column);
 }
 
 // Where C[row, column] is stored.
@@ -149,58 +210,91 @@ fn tile_c(place: TilePlace, row: u32, column: u32) -> u32 {
 }
 
 //#if TILE_SOURCE == shared
+const TILE_DEPTH: u32 = 16u;
 const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
-const TILE_N_QUADS: u32 = TILE_X * TILE_QUADS;
+// Quads of rows of an invocation.
+const TILE_ROW_QUADS: u32 = 2u;
+// The 4 × 4 blocks that an invocation fetches for a stage.
+const TILE_LOADS: u32 = 2u;
+// Quads of rows of A, then quads of columns of B, that a stage has for each k.
+const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u;
 
-// [row][quad of k]: all invocations of a row of the workgroup read the same quad.
-var<workgroup> a_tile: array<vec4<f32>, TILE_M * TILE_K_QUADS>;
-// [k][quad of columns]: neighbours in x read neighbouring quads.
-var<workgroup> b_tile: array<vec4<f32>, TILE_DEPTH * TILE_N_QUADS>;
+// [k][quad of rows of A | quad of columns of B]: a block is written as four quads, and neighbours write and read neighbours.
+var<workgroup> stage: array<vec4<f32>, TILE_DEPTH * TILE_WIDTH>;
 
-// Adds A·B over all of depth to the accumulators.
-fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
+// Block i of a stage: its quad of k varies fastest, so that neighbours read neighbouring memory of A and Bᵀ.
+fn block_starts(place: TilePlace, i: u32) -> vec4<u32> {
+    let quad = i / TILE_K_QUADS;
+    if quad < TILE_M / 4u {
+        let row = place.row + quad * 4u;
+        return vec4<u32>(
+            a_start(place, row),
+            a_start(place, row + 1u),
+            a_start(place, row + 2u),
+            a_start(place, row + 3u),
+        );
+    }
+    return b_starts(place, place.column + quad * 4u - TILE_M);
+}
+
+// Its four quads, by k, for the stage that begins at k; 0 past the end of k.
+fn block_fetch(place: TilePlace, i: u32, starts: vec4<u32>, k: u32) -> mat4x4<f32> {
+    let quad = i / TILE_K_QUADS;
+    let at = k + (i % TILE_K_QUADS) * 4u;
+    if at >= place.depth {
+        return mat4x4<f32>();
+    }
+    if quad < TILE_M / 4u {
+        return transpose(mat4x4<f32>(
+            a_block(place, starts.x, at),
+            a_block(place, starts.y, at),
+            a_block(place, starts.z, at),
+            a_block(place, starts.w, at),
+        ));
+    }
+    return b_block(place, starts, at, place.column + quad * 4u - TILE_M);
+}
+
+// Adds A·B over all of depth, which is place.depth, to the accumulators.
+fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
     let invocation = place.y * TILE_X + place.x;
-    for (var k = 0u; k < params.product.depth; k += TILE_DEPTH) {
-        for (var i = invocation; i < TILE_M * TILE_K_QUADS; i += TILE_X * TILE_Y) {
-            let at = k + (i % TILE_K_QUADS) * 4u;
-            var quad = vec4<f32>();
-            if at < params.product.depth {
-                quad = a_block(place, place.row + i / TILE_K_QUADS, at);
-            }
-            a_tile[i] = quad;
+    var starts: array<vec4<u32>, TILE_LOADS>;
+    var next: array<mat4x4<f32>, TILE_LOADS>;
+//#for L in TILE_LOADS
+    starts[L] = block_starts(place, invocation + L * TILE_X * TILE_Y);
+    next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], 0u);
+//#endfor
+    for (var k = 0u; k < depth; k += TILE_DEPTH) {
+//#for L in TILE_LOADS
+        {
+            let i = invocation + L * TILE_X * TILE_Y;
+            let first = (i % TILE_K_QUADS) * 4u * TILE_WIDTH + i / TILE_K_QUADS;
+            stage[first] = next[L][0];
+            stage[first + TILE_WIDTH] = next[L][1];
+            stage[first + 2u * TILE_WIDTH] = next[L][2];
+            stage[first + 3u * TILE_WIDTH] = next[L][3];
         }
-        for (var i = invocation; i < TILE_K_QUADS * TILE_N_QUADS; i += TILE_X * TILE_Y) {
-            let k_quad = i % TILE_K_QUADS;
-            let n_quad = i / TILE_K_QUADS;
-            let at = k + k_quad * 4u;
-            var block = mat4x4<f32>();
-            if at < params.product.depth {
-                block = b_block(place, at, place.column + n_quad * 4u);
-            }
-            let first = k_quad * 4u * TILE_N_QUADS + n_quad;
-            b_tile[first] = block[0];
-            b_tile[first + TILE_N_QUADS] = block[1];
-            b_tile[first + 2u * TILE_N_QUADS] = block[2];
-            b_tile[first + 3u * TILE_N_QUADS] = block[3];
-        }
+//#endfor
         // The stage is complete before anyone reads it.
         workgroupBarrier();
-        for (var k_quad = 0u; k_quad < TILE_K_QUADS; k_quad++) {
-            let first = k_quad * 4u * TILE_N_QUADS + place.x;
-            var blocks: array<mat4x4<f32>, TILE_QUADS>;
-//#for Q in TILE_QUADS
-            blocks[Q] = mat4x4<f32>(
-                b_tile[first + Q * TILE_X],
-                b_tile[first + Q * TILE_X + TILE_N_QUADS],
-                b_tile[first + Q * TILE_X + 2u * TILE_N_QUADS],
-                b_tile[first + Q * TILE_X + 3u * TILE_N_QUADS],
-            );
+//#for L in TILE_LOADS
+        next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);
 //#endfor
-//#for R in TILE_ROWS
-            {
-                let quad = a_tile[(place.y * TILE_ROWS + R) * TILE_K_QUADS + k_quad];
+        for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage++) {
+            let of_a = in_stage * TILE_WIDTH + place.y * TILE_ROW_QUADS;
+            let of_b = in_stage * TILE_WIDTH + TILE_M / 4u + place.x;
+            var columns: array<vec4<f32>, TILE_QUADS>;
 //#for Q in TILE_QUADS
-                (*sums)[R * TILE_QUADS + Q] += blocks[Q] * quad;
+            columns[Q] = stage[of_b + Q * TILE_X];
+//#endfor
+//#for G in TILE_ROW_QUADS
+            {
+                let rows = stage[of_a + G];
+//#for Q in TILE_QUADS
+                (*sums)[G * 4u * TILE_QUADS + Q] += rows.x * columns[Q];
+                (*sums)[(G * 4u + 1u) * TILE_QUADS + Q] += rows.y * columns[Q];
+                (*sums)[(G * 4u + 2u) * TILE_QUADS + Q] += rows.z * columns[Q];
+                (*sums)[(G * 4u + 3u) * TILE_QUADS + Q] += rows.w * columns[Q];
 //#endfor
             }
 //#endfor
@@ -210,17 +304,60 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
     }
 }
 //#else
-// Adds A·B over all of depth to the accumulators.
-fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
-    for (var k = 0u; k < params.product.depth; k += 4u) {
+//#if TILE_SOURCE == lanes
+var<workgroup> lane_sums: array<vec4<f32>, TILE_X * TILE_Y>;
+
+// The sum of a value over the invocations of a row of the workgroup, known to the first. All invocations call it.
+fn lanes_add(place: TilePlace, value: vec4<f32>) -> vec4<f32> {
+    let at = place.y * TILE_X + place.x;
+    lane_sums[at] = value;
+    for (var half = TILE_X / 2u; half > 0u; half /= 2u) {
+        workgroupBarrier();
+        if place.x < half {
+            lane_sums[at] += lane_sums[at + half];
+        }
+    }
+    let sum = lane_sums[at];
+    // All sums are complete before the memory is used again.
+    workgroupBarrier();
+    return sum;
+}
+//#endif
+
+//#if TILE_SOURCE == subgroup
+const TILE_ROWS_A_LANE: u32 = 3u;
+//#endif
+
+// Adds A·B over all of depth, which is place.depth, to the accumulators.
+fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
+    var b_at: array<vec4<u32>, TILE_QUADS>;
+//#for Q in TILE_QUADS
+    b_at[Q] = b_starts(place, tile_column(place, Q));
+//#endfor
+//#if TILE_SOURCE == subgroup
+    var a_at: array<u32, TILE_ROWS_A_LANE>;
+//#for G in TILE_ROWS_A_LANE
+    a_at[G] = a_start(place, tile_row(place, G * TILE_X + place.x));
+//#endfor
+//#else
+    var a_at: array<u32, TILE_ROWS>;
+//#for R in TILE_ROWS
+    a_at[R] = a_start(place, tile_row(place, R));
+//#endfor
+//#endif
+//#if TILE_SOURCE == lanes
+    for (var k = place.x * 4u; k < depth; k += TILE_X * 4u) {
+//#else
+    for (var k = 0u; k < depth; k += 4u) {
+//#endif
         var blocks: array<mat4x4<f32>, TILE_QUADS>;
 //#for Q in TILE_QUADS
-        blocks[Q] = b_block(place, k, tile_column(place, Q));
+        blocks[Q] = b_block(place, b_at[Q], k, tile_column(place, Q));
 //#endfor
 //#if TILE_SOURCE == subgroup
 //#for G in TILE_ROWS_A_LANE
         {
-            let own = a_block(place, tile_row(place, G * TILE_X + place.x), k);
+            let own = a_block(place, a_at[G], k);
 //#for L in TILE_X
             {
                 let quad = subgroupBroadcast(own, L);
@@ -234,7 +371,7 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
 //#else
 //#for R in TILE_ROWS
         {
-            let quad = a_block(place, tile_row(place, R), k);
+            let quad = a_block(place, a_at[R], k);
 //#for Q in TILE_QUADS
             (*sums)[R * TILE_QUADS + Q] += blocks[Q] * quad;
 //#endfor
@@ -242,5 +379,12 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace) {
 //#endfor
 //#endif
     }
+//#if TILE_SOURCE == lanes
+//#for R in TILE_ROWS
+//#for Q in TILE_QUADS
+    (*sums)[R * TILE_QUADS + Q] = lanes_add(place, (*sums)[R * TILE_QUADS + Q]);
+//#endfor
+//#endfor
+//#endif
 }
 //#endif

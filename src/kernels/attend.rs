@@ -1,7 +1,11 @@
 //! The attention logit of each token. Shader: `shaders/attend.wgsl`.
 
-use super::{Kernel, Slot, WEIGHT_ELEMENTS, in_quads, params, shader_u32};
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, device::AdapterClass, shader::Variant, tensor::elements};
+use super::{
+    Kernel, Slot, WEIGHT_ELEMENTS,
+    lanes::{self, By, Kind, Lanes},
+    load_accesses, params, shader_u32,
+};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
 
 /// The kernel behind [`Attend`].
 ///
@@ -15,19 +19,23 @@ pub const ATTEND: Kernel = Kernel {
     slots: &[Slot::read(1, "x"), Slot::read(2, "v"), Slot::read(3, "bias").when("BIAS"), Slot::write(4, "logits")],
     variants: || {
         let mut variants = Vec::new();
-        for (_, _, shape) in SHAPES {
+        for (kind, _, lanes, each) in SHAPES.iter().chain(FEW_ROWS) {
+            let wide = *kind == Kind::Software;
             for element in WEIGHT_ELEMENTS {
-                for flags in 0..4u32 {
-                    let variant = shape
-                        .define(Variant::default())
-                        .word("x_TYPE", "f32")
-                        .flag("x_QUADS", flags & 1 == 1)
-                        .word("v_TYPE", element.name())
-                        .flag("v_QUADS", flags & 2 == 2);
-                    variants.push(variant.clone().flag("BIAS", false));
-                    for bias in WEIGHT_ELEMENTS {
-                        let variant = variant.clone().flag("BIAS", true);
-                        variants.push(variant.word("bias_TYPE", bias.name()).flag("bias_QUADS", false));
+                for x in load_accesses(Element::F32, wide) {
+                    for v in load_accesses(*element, wide) {
+                        let variant = lanes
+                            .define(Variant::default())
+                            .number("EACH", *each)
+                            .word("x_TYPE", "f32")
+                            .word("x_ACCESS", x)
+                            .word("v_TYPE", element.name())
+                            .word("v_ACCESS", v);
+                        variants.push(variant.clone().flag("BIAS", false));
+                        for bias in WEIGHT_ELEMENTS {
+                            let variant = variant.clone().flag("BIAS", true);
+                            variants.push(variant.word("bias_TYPE", bias.name()).word("bias_ACCESS", "elements"));
+                        }
                     }
                 }
             }
@@ -49,31 +57,26 @@ params! {
     }
 }
 
-/// How a workgroup shares out its rows.
-#[derive(Debug, Clone, Copy)]
-struct Shape {
-    /// Invocations that share a row (a power of two).
-    lanes: u32,
-    /// Rows of a workgroup.
-    rows: u32,
-}
-
-impl Shape {
-    fn define(self, variant: Variant) -> Variant {
-        variant.number("LANES", self.lanes).number("ROWS", self.rows)
-    }
-}
-
-/// The shape for an adapter class and a depth; the first that fits is taken.
-const SHAPES: &[(AdapterClass, u64, Shape)] = &[
-    // On CPUs one vector of lanes shares a row: neighbours then read neighbouring quads.
-    (AdapterClass::Software, 1 << 18, Shape { lanes: 8, rows: 4 }),
-    (AdapterClass::Hardware, 256, Shape { lanes: 16, rows: 4 }),
-    (AdapterClass::Hardware, 1 << 18, Shape { lanes: 32, rows: 4 }),
+/// The lanes that share a row, by its depth, and the rows of an invocation.
+const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
+    // On CPUs a load is a load for each lane: one of v serves 8 rows. Subgroups save the barriers.
+    (Kind::Software, 1 << 18, Lanes::subgroup(8), 8),
+    (Kind::Software, 1 << 17, Lanes::subgroup(4), 8),
+    (Kind::Software, 1 << 18, Lanes::subgroup(16), 8),
+    (Kind::Software, 1 << 18, Lanes::memory(8, 4), 4),
+    (Kind::Hardware, 256, Lanes::memory(16, 4), 1),
+    (Kind::Hardware, 1 << 18, Lanes::memory(32, 4), 1),
     // As many lanes as WebGPU allows: an invocation of the longest row that a binding of 128 MiB can hold then runs
     // 32 768 iterations, within the 65 535 after which software Vulkan drivers stop it.
-    (AdapterClass::Software, u64::MAX, Shape { lanes: 256, rows: 1 }),
-    (AdapterClass::Hardware, u64::MAX, Shape { lanes: 256, rows: 1 }),
+    (Kind::Software, u64::MAX, Lanes::memory(256, 1), 1),
+    (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), 1),
+];
+
+/// The same for fewer rows than an invocation would have; which lanes add which quads is as in [`SHAPES`].
+const FEW_ROWS: &[(Kind, u64, Lanes, u32)] = &[
+    (Kind::Software, 1 << 18, Lanes::subgroup(8), 1),
+    (Kind::Software, 1 << 17, Lanes::subgroup(4), 1),
+    (Kind::Software, 1 << 18, Lanes::subgroup(16), 1),
 ];
 
 /// The attention logit of each token: `logits = x·v + bias`.
@@ -155,9 +158,8 @@ impl<'a> Attend<'a> {
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
         let (rows, depth) = self.check()?;
         let mut plan = Plan::default();
-        let fits = |(class, most, _): &&(AdapterClass, u64, Shape)| *class == gpu.class() && depth <= *most;
-        // The last row of either class fits every depth.
-        let shape = SHAPES.iter().find(fits).map_or(SHAPES[SHAPES.len() - 1].2, |(_, _, shape)| *shape);
+        let (lanes, each) = lanes::choose(gpu, SHAPES, depth);
+        let each = if lanes.by == By::Subgroup && rows < u64::from(each) { 1 } else { each };
         let limit = gpu.unaligned_limit();
         let row_bytes = (depth * 4).max(4);
         if row_bytes > limit {
@@ -172,8 +174,8 @@ impl<'a> Attend<'a> {
         let mut first = 0;
         while first < rows {
             let count = rows_each.min(rows - first);
-            let x = self.x.bind(gpu, NAME, "x", first * depth, count * depth)?;
-            let v = self.v.bind(gpu, NAME, "v", 0, depth)?;
+            let mut x = self.x.bind(gpu, NAME, "x", first * depth, count * depth)?;
+            let mut v = self.v.bind(gpu, NAME, "v", 0, depth)?;
             let logits = self.logits.bind(gpu, NAME, "logits", first, count)?;
             let mut params = Params {
                 rows: shader_u32(NAME, "rows", count)?,
@@ -183,12 +185,13 @@ impl<'a> Attend<'a> {
                 logits_first: logits.first,
                 ..Params::default()
             };
-            let mut variant = shape
+            let mut variant = lanes
                 .define(Variant::default())
+                .number("EACH", each)
                 .word("x_TYPE", self.x.element().name())
-                .flag("x_QUADS", in_quads(&x, &[depth]))
+                .word("x_ACCESS", x.load_access(gpu, self.x.element(), &[depth]))
                 .word("v_TYPE", self.v.element().name())
-                .flag("v_QUADS", in_quads(&v, &[depth]))
+                .word("v_ACCESS", v.load_access(gpu, self.v.element(), &[depth]))
                 .flag("BIAS", self.bias.is_some());
             let mut operands = vec![("x", &x), ("v", &v), ("logits", &logits)];
             let bias = match &self.bias {
@@ -197,7 +200,7 @@ impl<'a> Attend<'a> {
             };
             if let Some((element, bound)) = &bias {
                 params.bias_first = bound.first;
-                variant = variant.word("bias_TYPE", element.name()).flag("bias_QUADS", false);
+                variant = variant.word("bias_TYPE", element.name()).word("bias_ACCESS", "elements");
                 operands.push(("bias", bound));
             }
             plan.push(Step::new(
@@ -207,7 +210,7 @@ impl<'a> Attend<'a> {
                 format!("{NAME} {count}x{depth}"),
                 bytemuck::bytes_of(&params),
                 &operands,
-                count.div_ceil(u64::from(shape.rows)),
+                count.div_ceil(u64::from(lanes.rows * each)),
             )?);
             first += count;
         }

@@ -2,7 +2,7 @@
 
 use super::{
     Kernel, Slot, WEIGHT_ELEMENTS, params,
-    tile::{self, Multiplication, Product, Tile},
+    tile::{self, Multiplication, Product},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::elements};
 
@@ -22,7 +22,7 @@ pub const MATMUL: Kernel = Kernel {
             variants.push(product.clone().flag("BIAS", false));
             for element in WEIGHT_ELEMENTS {
                 let bias = product.clone().flag("BIAS", true);
-                variants.push(bias.word("bias_TYPE", element.name()).flag("bias_QUADS", false));
+                variants.push(bias.word("bias_TYPE", element.name()).word("bias_ACCESS", "elements"));
             }
         }
         variants
@@ -153,7 +153,7 @@ impl<'a> Matmul<'a> {
         if multiplication.batches * multiplication.rows * multiplication.columns == 0 {
             return Ok(plan);
         }
-        let tile = Tile::choose(gpu, multiplication.rows, self.batch_invariant);
+        let tile = multiplication.tile(gpu, self.batch_invariant);
         for piece in multiplication.pieces(gpu, tile)? {
             let mut variant = piece.define(&multiplication, tile).flag("BIAS", self.bias.is_some());
             let mut params = Params { product: piece.product, ..Params::default() };
@@ -164,7 +164,7 @@ impl<'a> Matmul<'a> {
             };
             if let Some((element, bound)) = &bias {
                 params.bias_first = bound.first;
-                variant = variant.word("bias_TYPE", element.name()).flag("bias_QUADS", false);
+                variant = variant.word("bias_TYPE", element.name()).word("bias_ACCESS", "elements");
                 operands.push(("bias", bound));
             }
             plan.push(Step::new(

@@ -5,18 +5,22 @@
 //! for one.
 
 mod attend;
+mod lanes;
 mod matmul;
 mod route;
 mod softmax;
 mod tile;
+mod tuning;
 
 pub use attend::{ATTEND, Attend};
 pub use matmul::{MATMUL, Matmul};
 pub use route::{ROUTE, Route};
 pub use softmax::{SOFTMAX, Softmax};
+pub use tile::Tile;
+pub use tuning::Tuning;
 
 use crate::{
-    Element, Error, Result,
+    Element, Error, Gpu, Result,
     shader::{Variant, assemble},
     tensor::Bound,
 };
@@ -204,10 +208,49 @@ fn shader_u32(operation: &'static str, what: &str, count: u64) -> Result<u32> {
     })
 }
 
-/// Whether an operand can be loaded four elements at a time: it starts at a multiple of four and so does each of its rows.
+/// Whether quads of an operand are aligned: it starts at a multiple of four elements and so does each of its rows.
 fn in_quads(bound: &Bound<'_>, strides: &[u64]) -> bool {
     bound.first.is_multiple_of(4) && strides.iter().all(|stride| stride.is_multiple_of(4))
 }
+
+impl Bound<'_> {
+    /// How shaders read it: OPERAND_ACCESS of `shaders/lib/load.wgsl`. Its rows have these strides and lengths. Reading in words
+    /// of 64 bits may make the binding 4 bytes longer, so that its last word is whole.
+    fn load_access(&mut self, gpu: &Gpu, element: Element, strides: &[u64]) -> &'static str {
+        let quads = in_quads(self, strides);
+        if !gpu.wide_words() || (!quads && element != Element::F32) {
+            return if quads { "quads" } else { "elements" };
+        }
+        if quads {
+            return "wide_quads";
+        }
+        let whole = self.size.next_multiple_of(8);
+        if self.offset + whole > self.buffer.size() || whole > gpu.binding_limit() {
+            return "elements";
+        }
+        self.size = whole;
+        "wide_pairs"
+    }
+}
+
+/// The accesses that [`Bound::load_access`] can give.
+fn load_accesses(element: Element, wide: bool) -> Vec<&'static str> {
+    let mut accesses = vec!["quads", "elements"];
+    if wide {
+        accesses.push("wide_quads");
+    }
+    if wide && element == Element::F32 {
+        accesses.push("wide_pairs");
+    }
+    accesses
+}
+
+/// How shaders write it: OPERAND_ACCESS of `shaders/lib/store.wgsl`.
+fn store_access(bound: &Bound<'_>, strides: &[u64]) -> &'static str {
+    if in_quads(bound, strides) { "quads" } else { "elements" }
+}
+
+const STORE_ACCESSES: [&str; 2] = ["quads", "elements"];
 
 /// The element types that weights may be stored in.
 const WEIGHT_ELEMENTS: &[Element] = &[Element::F32, Element::F16, Element::BF16];

@@ -2,7 +2,7 @@
 
 use super::{
     Kernel, Slot, WEIGHT_ELEMENTS, params,
-    tile::{self, Multiplication, Piece, Product, Tile},
+    tile::{self, Multiplication, Piece, Product},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bound};
 
@@ -31,10 +31,10 @@ pub const ROUTE: Kernel = Kernel {
                 for outer in biases() {
                     let mut variant = product.clone().flag("INNER", inner.is_some()).flag("OUTER", outer.is_some());
                     if let Some(element) = inner {
-                        variant = variant.word("inner_TYPE", element.name()).flag("inner_QUADS", false);
+                        variant = variant.word("inner_TYPE", element.name()).word("inner_ACCESS", "elements");
                     }
                     if let Some(element) = outer {
-                        variant = variant.word("outer_TYPE", element.name()).flag("outer_QUADS", false);
+                        variant = variant.word("outer_TYPE", element.name()).word("outer_ACCESS", "elements");
                     }
                     variants.push(variant);
                 }
@@ -168,7 +168,7 @@ impl<'a> Route<'a> {
         if multiplication.rows * multiplication.columns == 0 {
             return Ok(plan);
         }
-        let tile = Tile::choose(gpu, multiplication.rows, self.batch_invariant);
+        let tile = multiplication.tile(gpu, self.batch_invariant);
         for piece in multiplication.pieces(gpu, tile)? {
             let mut variant = piece
                 .define(&multiplication, tile)
@@ -181,12 +181,12 @@ impl<'a> Route<'a> {
             let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("w", &w), ("c", &piece.c)];
             if let Some((element, bound)) = &inner {
                 params.inner_first = bound.first;
-                variant = variant.word("inner_TYPE", element.name()).flag("inner_QUADS", false);
+                variant = variant.word("inner_TYPE", element.name()).word("inner_ACCESS", "elements");
                 operands.push(("inner", bound));
             }
             if let Some((element, bound)) = &outer {
                 params.outer_first = bound.first;
-                variant = variant.word("outer_TYPE", element.name()).flag("outer_QUADS", false);
+                variant = variant.word("outer_TYPE", element.name()).word("outer_ACCESS", "elements");
                 operands.push(("outer", bound));
             }
             plan.push(Step::new(

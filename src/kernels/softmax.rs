@@ -1,9 +1,12 @@
 //! Softmax over an axis, with masked lengths. Shader: `shaders/softmax.wgsl`.
 
-use super::{Kernel, Slot, in_quads, params, shader_u32};
+use super::{
+    Kernel, STORE_ACCESSES, Slot,
+    lanes::{self, Kind, Lanes},
+    load_accesses, params, shader_u32, store_access,
+};
 use crate::{
-    Element, Error, Gpu, Plan, Result, Step, Tensor,
-    device::AdapterClass,
+    AdapterClass, Element, Error, Gpu, Plan, Result, Step, Tensor,
     shader::Variant,
     tensor::{Bound, elements},
 };
@@ -25,15 +28,28 @@ pub const SOFTMAX: Kernel = Kernel {
         Slot::write(4, "y").when("STAGE != partial || IN_PLACE"),
     ],
     variants: || {
-        let mut variants = Vec::new();
-        let rows = SHAPES.iter().map(|(_, _, shape)| (*shape, false));
-        for (shape, columns) in rows.chain([(COLUMNS, true)]) {
-            for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
-                for flags in 0..16u32 {
-                    let flag = |bit: u32| flags >> bit & 1 == 1;
-                    variants.push(variant(shape, columns, stage, flag(0), flag(1), flag(2), flag(3)));
+        let mut variants = vec![];
+        let mut push = |shape: Shape, wide: bool, stage: Stage| {
+            for flags in 0..4u32 {
+                let (masked, in_place) = (flags & 1 == 1, flags & 2 == 2);
+                for x in load_accesses(Element::F32, wide && !in_place) {
+                    for y in STORE_ACCESSES {
+                        variants.push(variant(shape, stage, masked, in_place, x, y));
+                    }
                 }
             }
+        };
+        for (kind, _, lanes, _) in SHAPES {
+            let wide = *kind == Kind::Software;
+            for block in kind_blocks(*kind) {
+                push(Shape::Rows { lanes: *lanes, block: *block, kept: true }, wide, Stage::Whole);
+            }
+            for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
+                push(Shape::Rows { lanes: *lanes, block: LONG_BLOCK, kept: false }, wide, stage);
+            }
+        }
+        for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
+            push(Shape::Columns, true, stage);
         }
         variants
     },
@@ -52,30 +68,61 @@ params! {
     }
 }
 
-/// How a workgroup shares out its rows.
+/// How a workgroup shares out its rows or columns.
 #[derive(Debug, Clone, Copy)]
-struct Shape {
-    /// Invocations that share a row (a power of two).
-    lanes: u32,
-    /// Rows of a workgroup.
-    rows: u32,
+enum Shape {
+    /// Lanes share a row and hold `block` quads of it at a time: all of them, where they are `kept`.
+    Rows { lanes: Lanes, block: u32, kept: bool },
+    /// An invocation owns a quad of columns, and nothing is shared.
+    Columns,
 }
 
-/// The shape for rows of an adapter class and a length; the first that fits is taken.
-const SHAPES: &[(AdapterClass, u64, Shape)] = &[
-    // On CPUs one vector of lanes has a row to itself: the fewest barriers, and they cost the most there.
-    (AdapterClass::Software, u64::MAX, Shape { lanes: 8, rows: 1 }),
-    (AdapterClass::Hardware, 128, Shape { lanes: 32, rows: 4 }),
-    (AdapterClass::Hardware, u64::MAX, Shape { lanes: 256, rows: 1 }),
+/// The lanes that share a row, by its length.
+const SHAPES: &[(Kind, u64, Lanes, ())] = &[
+    // On CPUs one vector of lanes has a row to itself, and subgroups save the barriers.
+    (Kind::Software, u64::MAX, Lanes::subgroup(8), ()),
+    (Kind::Software, u64::MAX, Lanes::subgroup(4), ()),
+    (Kind::Software, u64::MAX, Lanes::subgroup(16), ()),
+    (Kind::Software, u64::MAX, Lanes::memory(8, 1), ()),
+    (Kind::Hardware, 128, Lanes::memory(32, 4), ()),
+    (Kind::Hardware, u64::MAX, Lanes::subgroups(256), ()),
+    (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), ()),
 ];
 
-/// The shape where one invocation owns a quad of columns and nothing is shared.
-const COLUMNS: Shape = Shape { lanes: 64, rows: 1 };
+/// Invocations of a workgroup where each owns a quad of columns.
+const COLUMN_LANES: u32 = 64;
 
-/// Positions that one dispatch goes through for a row. Three passes of 65 536 / (4 · 8) and of 8 192 positions stay well
+/// Quads of a row that an invocation may keep: as many as its row needs, rounded up to one of these, or the row is read twice.
+fn kind_blocks(kind: Kind) -> &'static [u32] {
+    match kind {
+        Kind::Software => &[1, 4, 16, 32],
+        Kind::Hardware => &[1, 4],
+    }
+}
+
+/// Quads at a time of a row that is read twice: enough that following the maximum costs little.
+const LONG_BLOCK: u32 = 8;
+
+impl Shape {
+    fn choose(gpu: &Gpu, length: u64) -> Self {
+        let (lanes, ()) = lanes::choose(gpu, SHAPES, length);
+        let kind = if gpu.class() == AdapterClass::Software { Kind::Software } else { Kind::Hardware };
+        let keeps = |block: &&u32| length <= u64::from(lanes.lanes * 4 * **block);
+        match kind_blocks(kind).iter().find(keeps) {
+            Some(block) => Self::Rows { lanes, block: *block, kept: true },
+            None => Self::Rows { lanes, block: LONG_BLOCK, kept: false },
+        }
+    }
+}
+
+/// The most positions that one dispatch goes through for a row: three passes of 65 536 / (4 · 8) and of 8 192 positions stay well
 /// below the 65 535 iterations after which software Vulkan drivers stop an invocation.
 const ROW_CHUNK: u64 = 1 << 16;
 const COLUMN_CHUNK: u64 = 1 << 13;
+
+/// On hardware few long rows are cut until there are so many chunks, none shorter than this.
+const FILL: u64 = 256;
+const LEAST_CHUNK: u64 = 1 << 13;
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Stage {
@@ -84,32 +131,28 @@ enum Stage {
     Apply,
 }
 
-fn variant(
-    shape: Shape,
-    columns: bool,
-    stage: Stage,
-    masked: bool,
-    in_place: bool,
-    x_quads: bool,
-    y_quads: bool,
-) -> Variant {
-    Variant::default()
-        .number("LANES", shape.lanes)
-        .number("ROWS", shape.rows)
-        .flag("COLUMNS", columns)
-        .word(
-            "STAGE",
-            match stage {
-                Stage::Whole => "whole",
-                Stage::Partial => "partial",
-                Stage::Apply => "apply",
-            },
-        )
+fn variant(shape: Shape, stage: Stage, masked: bool, in_place: bool, x: &'static str, y: &'static str) -> Variant {
+    let variant = Variant::default();
+    let variant = match shape {
+        Shape::Rows { lanes, block, kept } => {
+            lanes.define(variant).flag("COLUMNS", false).flag("KEPT", kept).number("BLOCK", block)
+        }
+        Shape::Columns => {
+            variant.flag("COLUMNS", true).word("LANES_BY", "nothing").number("LANES", COLUMN_LANES).number("ROWS", 1)
+        }
+    };
+    let stage = match stage {
+        Stage::Whole => "whole",
+        Stage::Partial => "partial",
+        Stage::Apply => "apply",
+    };
+    variant
+        .word("STAGE", stage)
         .flag("MASKED", masked)
         .flag("IN_PLACE", in_place)
         .word("x_TYPE", "f32")
-        .flag("x_QUADS", x_quads)
-        .flag("y_QUADS", y_quads)
+        .word("x_ACCESS", x)
+        .word("y_ACCESS", y)
 }
 
 /// Softmax over one axis of a tensor of any rank, with an optional number of unmasked positions for each index before it.
@@ -246,18 +289,16 @@ impl<'a> Softmax<'a> {
     fn push(&self, gpu: &Gpu, plan: &mut Plan, geometry: &Geometry, first: u64, outer: u64) -> Result<()> {
         let row = geometry.length * geometry.inner;
         let columns = geometry.columns;
-        let fits = |(class, most, _): &&(AdapterClass, u64, Shape)| *class == gpu.class() && geometry.length <= *most;
-        // The last row of either class fits every length.
-        let by_rows = SHAPES.iter().find(fits).map_or(SHAPES[SHAPES.len() - 1].2, |(_, _, shape)| *shape);
-        let (shape, chunk) = if columns { (COLUMNS, COLUMN_CHUNK) } else { (by_rows, ROW_CHUNK) };
-        let chunks = geometry.length.div_ceil(chunk);
-        let invocations = u64::from(shape.lanes * shape.rows);
-        let groups = if columns {
-            outer * geometry.inner.div_ceil(4).div_ceil(invocations)
-        } else {
-            outer.div_ceil(u64::from(shape.rows))
+        let (shape, chunk) = match columns {
+            true => (Shape::Columns, COLUMN_CHUNK),
+            false => (Shape::choose(gpu, geometry.length), self.row_chunk(gpu, geometry)),
         };
-        let x = self.x.bind(gpu, NAME, "x", first * row, outer * row)?;
+        let chunks = geometry.length.div_ceil(chunk);
+        let groups = match shape {
+            Shape::Columns => outer * geometry.inner.div_ceil(4).div_ceil(u64::from(COLUMN_LANES)),
+            Shape::Rows { lanes, .. } => outer.div_ceil(u64::from(lanes.rows)),
+        };
+        let mut x = self.x.bind(gpu, NAME, "x", first * row, outer * row)?;
         let y = self.y.bind(gpu, NAME, "y", first * row, outer * row)?;
         let lengths = match &self.lengths {
             Some(lengths) => Some(lengths.bind(gpu, NAME, "lengths", first, outer)?),
@@ -274,7 +315,9 @@ impl<'a> Softmax<'a> {
             unused: 0,
         };
         let stride = if columns { geometry.inner } else { geometry.length };
-        let (x_quads, y_quads) = (in_quads(&x, &[stride]), in_quads(&y, &[stride]));
+        let (in_place, y_access) = (geometry.in_place, store_access(&y, &[stride]));
+        // What is read through y is read as y is written.
+        let x_access = if in_place { y_access } else { x.load_access(gpu, self.x.element(), &[stride]) };
         let step = |stage: Stage, partials: Option<&Bound<'_>>| {
             let masked = self.lengths.is_some();
             let mut operands = vec![("x", &x), ("y", &y)];
@@ -283,7 +326,7 @@ impl<'a> Softmax<'a> {
             Step::new(
                 gpu,
                 &SOFTMAX,
-                variant(shape, columns, stage, masked, geometry.in_place, x_quads, y_quads),
+                variant(shape, stage, masked, in_place, x_access, y_access),
                 format!("{NAME} {stage:?} {outer}x{}x{}", geometry.length, geometry.inner).to_lowercase(),
                 bytemuck::bytes_of(&params),
                 &operands,
@@ -300,6 +343,15 @@ impl<'a> Softmax<'a> {
             plan.keep(scratch);
         }
         Ok(())
+    }
+
+    /// The positions of a row that one dispatch goes through.
+    fn row_chunk(&self, gpu: &Gpu, geometry: &Geometry) -> u64 {
+        if gpu.class() == AdapterClass::Software || self.batch_invariant {
+            return ROW_CHUNK;
+        }
+        let wanted = (FILL / geometry.outer).max(1);
+        geometry.length.div_ceil(wanted).next_multiple_of(LEAST_CHUNK).min(ROW_CHUNK)
     }
 
     fn check(&self) -> Result<Geometry> {

@@ -1,105 +1,291 @@
 //! What every kernel with a tile product shares: tile configurations, and how a product is cut into dispatches.
 //! The shader side is `shaders/lib/tile.wgsl`.
 
-use super::{in_quads, params, shader_u32};
-use crate::{Error, Gpu, Result, Tensor, device::AdapterClass, shader::Variant, tensor::Bound};
+use super::{params, shader_u32, store_access};
+use crate::{AdapterClass, Element, Error, Gpu, Result, Tensor, shader::Variant, tensor::Bound};
 
-/// How a workgroup shares out its tile of the product.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) struct Tile {
+/// How a workgroup shares out its tile of a matrix product: one configuration of the kernels that multiply matrices.
+///
+/// Written as `SOURCE XxY RxQ`: the invocations of a workgroup along columns and rows, then the rows and quads of columns
+/// that one of them owns; `shared` has the depth of a stage behind it. The sources are those of `shaders/lib/tile.wgsl`.
+///
+/// ```
+/// use double_routing::kernels::Tile;
+/// let tile: Tile = "shared 16x16 8x2 16".parse()?;
+/// assert_eq!((tile.rows(), tile.columns()), (128, 128));
+/// assert_eq!(tile.to_string(), "shared 16x16 8x2 16");
+/// # Ok::<(), double_routing::Error>(())
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub struct Tile {
+    source: Source,
     /// Invocations of the workgroup along columns and along rows.
     x: u32,
     y: u32,
     /// Rows, and quads of columns, that one invocation owns.
     rows: u32,
     quads: u32,
-    source: Source,
 }
 
 /// Where an invocation finds its operands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 enum Source {
     /// In memory.
     Direct,
+    /// In memory, the quads of k taken in turn by the invocations of a row.
+    Lanes,
     /// In workgroup memory, staged so much of k at a time.
     Shared(u32),
     /// A from the lanes of its subgroup, which is the whole workgroup; B in memory.
     Subgroup,
 }
 
-/// The tile for an adapter class and a number of rows; the first row that fits is taken. A tile that needs subgroups fits
-/// adapters whose subgroups all have its `x` lanes.
-const TILES: &[(AdapterClass, u64, Tile)] = &[
-    // One row, as in decoding: nothing to share.
-    (AdapterClass::Software, 1, Tile { x: 8, y: 1, rows: 1, quads: 1, source: Source::Direct }),
-    // On CPUs a lane is a vector element, barriers cost a context switch, and a load that differs from lane to lane is a load
-    // for each: rows of A are loaded once and handed round, and 8 columns a lane make up for the loads of B. More rows were
-    // no faster and take the driver longer to compile (32 rows 2.5 s, 24 rows 1.9 s); few rows want more tiles for the cores.
-    (AdapterClass::Software, 256, Tile { x: 8, y: 1, rows: 8, quads: 2, source: Source::Subgroup }),
-    (AdapterClass::Software, u64::MAX, Tile { x: 8, y: 1, rows: 24, quads: 2, source: Source::Subgroup }),
-    (AdapterClass::Software, u64::MAX, Tile { x: 4, y: 1, rows: 24, quads: 2, source: Source::Subgroup }),
-    (AdapterClass::Software, u64::MAX, Tile { x: 16, y: 1, rows: 32, quads: 1, source: Source::Subgroup }),
-    (AdapterClass::Software, u64::MAX, Tile { x: 8, y: 1, rows: 8, quads: 1, source: Source::Direct }),
-    // Few rows leave nothing to share: the product is bound by reading B once.
-    (AdapterClass::Hardware, 4, Tile { x: 64, y: 1, rows: 4, quads: 1, source: Source::Direct }),
-    // 64 × 64 from 256 invocations with 4 × 4 outputs each: enough workgroups for small products, 8 KiB of workgroup memory.
-    (AdapterClass::Hardware, u64::MAX, Tile { x: 16, y: 16, rows: 4, quads: 1, source: Source::Shared(16) }),
+const fn tile(source: Source, [x, y]: [u32; 2], [rows, quads]: [u32; 2]) -> Tile {
+    Tile { source, x, y, rows, quads }
+}
+
+/// Every tile that can be chosen, by the table or by a tuning. The sizes of `shared` are those that fill their stages evenly.
+const TILES: &[Tile] = &[
+    tile(Source::Direct, [8, 1], [1, 2]),
+    tile(Source::Direct, [8, 1], [8, 1]),
+    tile(Source::Direct, [64, 1], [1, 1]),
+    tile(Source::Direct, [64, 1], [4, 1]),
+    tile(Source::Lanes, [32, 4], [1, 1]),
+    tile(Source::Lanes, [32, 8], [1, 1]),
+    tile(Source::Lanes, [32, 4], [4, 1]),
+    tile(Source::Lanes, [32, 4], [8, 1]),
+    tile(Source::Lanes, [64, 4], [4, 1]),
+    tile(Source::Shared(16), [8, 8], [4, 1]),
+    tile(Source::Shared(16), [8, 8], [8, 2]),
+    tile(Source::Shared(16), [8, 4], [8, 2]),
+    tile(Source::Shared(16), [8, 16], [4, 2]),
+    tile(Source::Shared(16), [16, 16], [8, 2]),
+    tile(Source::Subgroup, [4, 1], [8, 2]),
+    tile(Source::Subgroup, [4, 1], [24, 2]),
+    tile(Source::Subgroup, [8, 1], [8, 2]),
+    tile(Source::Subgroup, [8, 1], [16, 2]),
+    tile(Source::Subgroup, [8, 1], [32, 1]),
+    tile(Source::Subgroup, [8, 1], [32, 2]),
+    tile(Source::Subgroup, [16, 1], [16, 1]),
+    tile(Source::Subgroup, [16, 1], [32, 1]),
 ];
+
+/// A row of the table of tiles: it fits products of an adapter class with at most so many rows and columns that the tile cuts
+/// into so many workgroups or more; one that needs subgroups fits adapters whose subgroups all have its `x` lanes.
+struct Choice {
+    class: AdapterClass,
+    /// Whether B is transposed, where that matters.
+    transposed: Option<bool>,
+    rows: u64,
+    columns: u64,
+    workgroups: u64,
+    tile: Tile,
+}
+
+const ANY: Choice = Choice {
+    class: AdapterClass::Software,
+    transposed: None,
+    rows: u64::MAX,
+    columns: u64::MAX,
+    workgroups: 0,
+    tile: TILES[0],
+};
+
+/// The first row that fits is taken. `tune` measures all tiles on an adapter and writes down better rows for it.
+const CHOICES: &[Choice] = &[
+    // On CPUs a lane is a vector element, barriers cost a context switch, and a load is a load for each lane, 10 to 20 cycles
+    // where the driver has no AVX-512: what counts is how few loads a multiplication needs. A tile of R rows and C columns
+    // needs 1/R + 1/C of one; 64 × 64 was 20 % faster but takes the driver 2.5 s to compile instead of 1 s.
+    Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
+    Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
+    Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
+    Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [32, 2]), ..ANY },
+    Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
+    Choice { tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
+    Choice { rows: 8, tile: tile(Source::Subgroup, [4, 1], [8, 2]), ..ANY },
+    Choice { tile: tile(Source::Subgroup, [4, 1], [24, 2]), ..ANY },
+    Choice { rows: 16, tile: tile(Source::Subgroup, [16, 1], [16, 1]), ..ANY },
+    Choice { tile: tile(Source::Subgroup, [16, 1], [32, 1]), ..ANY },
+    Choice { tile: tile(Source::Direct, [8, 1], [8, 1]), ..ANY },
+    // Few rows: bound by reading B once, in neighbouring words. Not measured yet, like all that follow: they are the shapes
+    // that others found good, with 8 × 8 outputs an invocation where there are enough workgroups to fill the processors.
+    Choice { rows: 1, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [1, 1]), ..INTEGRATED },
+    Choice { rows: 4, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [4, 1]), ..INTEGRATED },
+    Choice { rows: 4, tile: tile(Source::Direct, [64, 1], [4, 1]), ..INTEGRATED },
+    Choice { workgroups: 32, tile: tile(Source::Shared(16), [8, 8], [8, 2]), ..INTEGRATED },
+    Choice { tile: tile(Source::Shared(16), [8, 8], [4, 1]), ..INTEGRATED },
+    Choice { rows: 1, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [1, 1]), ..DISCRETE },
+    Choice { rows: 4, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [4, 1]), ..DISCRETE },
+    Choice { rows: 16, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [8, 1]), ..DISCRETE },
+    Choice { rows: 4, tile: tile(Source::Direct, [64, 1], [4, 1]), ..DISCRETE },
+    Choice { workgroups: 256, tile: tile(Source::Shared(16), [16, 16], [8, 2]), ..DISCRETE },
+    Choice { workgroups: 128, tile: tile(Source::Shared(16), [8, 8], [8, 2]), ..DISCRETE },
+    Choice { tile: tile(Source::Shared(16), [8, 8], [4, 1]), ..DISCRETE },
+];
+const INTEGRATED: Choice = Choice { class: AdapterClass::Integrated, ..ANY };
+const DISCRETE: Choice = Choice { class: AdapterClass::Discrete, ..ANY };
 
 /// Loop iterations that an invocation may run in one dispatch, all its loops together: software Vulkan drivers stop it,
 /// silently, after 65 535.
 const MAX_ITERATIONS: u64 = 60_000;
 
+/// The number of rows that a batch-invariant tile is chosen for, whatever their number is.
+const NOMINAL_ROWS: u64 = 4096;
+
+/// A long sum is cut so that at least this many workgroups share the product, each part at least so deep.
+const fn fill(class: AdapterClass) -> (u64, u64) {
+    match class {
+        AdapterClass::Software => (8, 2048),
+        AdapterClass::Integrated => (32, 512),
+        AdapterClass::Discrete => (256, 256),
+    }
+}
+
 impl Tile {
-    /// The tile for products of `rows` rows. With `batch_invariant` the number of rows has no say.
-    pub(crate) fn choose(gpu: &Gpu, rows: u64, batch_invariant: bool) -> Self {
-        let rows = if batch_invariant { u64::MAX } else { rows };
-        let fits = |(class, most, tile): &&(AdapterClass, u64, Self)| {
-            *class == gpu.class()
-                && rows <= *most
-                && (tile.source != Source::Subgroup || gpu.subgroup_lanes() == Some(tile.x))
-        };
-        // The last row of either class fits every product.
-        TILES.iter().find(fits).map_or(TILES[TILES.len() - 1].2, |(_, _, tile)| *tile)
+    /// Every tile that can be chosen.
+    ///
+    /// ```
+    /// assert!(double_routing::kernels::Tile::all().any(|tile| tile.columns() == 64));
+    /// ```
+    pub fn all() -> impl Iterator<Item = Self> {
+        TILES.iter().copied()
     }
 
-    /// Every tile of the table.
-    pub(crate) fn all() -> impl Iterator<Item = Self> {
-        TILES.iter().map(|(_, _, tile)| *tile)
+    pub(crate) fn named(name: &str) -> Option<Self> {
+        Self::all().find(|tile| tile.to_string() == name)
+    }
+
+    /// The rows of a workgroup's tile.
+    ///
+    /// ```
+    /// # let tile: double_routing::kernels::Tile = "lanes 32x4 8x1".parse()?;
+    /// assert_eq!(tile.rows(), 8);
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn rows(self) -> u32 {
+        if self.source == Source::Lanes { self.rows } else { self.y * self.rows }
+    }
+
+    /// The columns of a workgroup's tile.
+    ///
+    /// ```
+    /// # let tile: double_routing::kernels::Tile = "lanes 32x4 8x1".parse()?;
+    /// assert_eq!(tile.columns(), 16);
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn columns(self) -> u32 {
+        4 * self.quads * if self.source == Source::Lanes { self.y } else { self.x }
+    }
+
+    /// Whether the device can run it, and its class is one that it was made for: `subgroup` and the narrow `direct` are for
+    /// software, barriers for hardware.
+    ///
+    /// ```no_run
+    /// # fn candidates(gpu: &double_routing::Gpu) -> Vec<double_routing::kernels::Tile> {
+    /// double_routing::kernels::Tile::all().filter(|tile| tile.suits(gpu)).collect()
+    /// # }
+    /// ```
+    pub fn suits(self, gpu: &Gpu) -> bool {
+        let software = gpu.class() == AdapterClass::Software;
+        match self.source {
+            Source::Subgroup => software && gpu.subgroup_lanes() == Some(self.x),
+            Source::Direct => software == (self.x < 32),
+            Source::Lanes | Source::Shared(_) => !software,
+        }
+    }
+
+    /// The tile for a product; a tuning of the device's has the first say. With `batch_invariant` the number of rows has none.
+    pub(crate) fn choose(gpu: &Gpu, rows: u64, columns: u64, transposed: bool, batch_invariant: bool) -> Self {
+        let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
+        if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tile(rows, columns)).filter(|tile| tile.suits(gpu)) {
+            return tile;
+        }
+        let fits = |choice: &&Choice| {
+            choice.class == gpu.class()
+                && rows <= choice.rows
+                && columns <= choice.columns
+                && choice.transposed.is_none_or(|wanted| wanted == transposed)
+                && choice.tile.workgroups(rows, columns, 1) >= choice.workgroups
+                && (choice.tile.source != Source::Subgroup || gpu.subgroup_lanes() == Some(choice.tile.x))
+        };
+        // The last row of each class fits every product.
+        CHOICES.iter().find(fits).map_or(TILES[1], |choice| choice.tile)
+    }
+
+    /// Into how many parts the sum of a product is cut, so that it fills the adapter, and how deep each is.
+    pub(crate) fn parts(self, gpu: &Gpu, multiplication: &Multiplication<'_>, batch_invariant: bool) -> (u64, u64) {
+        let whole = (1, multiplication.depth);
+        if batch_invariant || multiplication.batches != 1 {
+            return whole;
+        }
+        let (enough, deep) = fill(gpu.class());
+        let there = self.workgroups(multiplication.rows, multiplication.columns, 1);
+        let parts = enough.div_ceil(there).min(multiplication.depth / deep);
+        if parts < 2 {
+            return whole;
+        }
+        // Whole cache lines, whatever the storage type.
+        let depth = multiplication.depth.div_ceil(parts).next_multiple_of(64);
+        (multiplication.depth.div_ceil(depth), depth)
     }
 
     pub(crate) fn define(self, variant: Variant) -> Variant {
         let (source, depth) = match self.source {
             Source::Direct => ("direct", 4),
+            Source::Lanes => ("lanes", 4),
             Source::Shared(depth) => ("shared", depth),
             Source::Subgroup => ("subgroup", 4),
         };
+        let blocks = (self.rows() + self.columns()) / 4 * (depth / 4);
         variant
+            .word("TILE_SOURCE", source)
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
             .number("TILE_QUADS", self.quads)
-            .number("TILE_ROWS_A_LANE", self.rows / self.x)
-            .word("TILE_SOURCE", source)
             .number("TILE_DEPTH", depth)
+            .number("TILE_ROWS_A_LANE", self.rows / self.x)
+            .number("TILE_ROW_QUADS", self.rows / 4)
+            .number("TILE_LOADS", blocks / (self.x * self.y))
     }
 
     /// The most of k that one dispatch may go through.
     fn max_depth(self) -> u64 {
         match self.source {
             Source::Direct | Source::Subgroup => MAX_ITERATIONS * 4,
-            Source::Shared(depth) => {
-                let invocations = u64::from(self.x * self.y);
-                let k_quads = u64::from(depth / 4);
-                let a_loads = (u64::from(self.y * self.rows) * k_quads).div_ceil(invocations);
-                let b_loads = (k_quads * u64::from(self.x * self.quads)).div_ceil(invocations);
-                MAX_ITERATIONS / (1 + a_loads + b_loads + k_quads) * u64::from(depth)
-            }
+            Source::Lanes => MAX_ITERATIONS * 4 * u64::from(self.x),
+            Source::Shared(depth) => MAX_ITERATIONS / u64::from(1 + depth) * u64::from(depth),
         }
     }
 
     fn workgroups(self, rows: u64, columns: u64, batches: u64) -> u64 {
-        rows.div_ceil(u64::from(self.y * self.rows)) * columns.div_ceil(u64::from(self.x * self.quads * 4)) * batches
+        rows.div_ceil(u64::from(self.rows())) * columns.div_ceil(u64::from(self.columns())) * batches
+    }
+}
+
+impl std::fmt::Display for Tile {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { source, x, y, rows, quads } = self;
+        let name = match source {
+            Source::Direct => "direct",
+            Source::Lanes => "lanes",
+            Source::Shared(_) => "shared",
+            Source::Subgroup => "subgroup",
+        };
+        write!(f, "{name} {x}x{y} {rows}x{quads}")?;
+        match source {
+            Source::Shared(depth) => write!(f, " {depth}"),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl std::str::FromStr for Tile {
+    type Err = Error;
+
+    fn from_str(text: &str) -> Result<Self> {
+        Self::named(text)
+            .ok_or_else(|| Error::Tuning(format!("'{text}' is no tile; one is '{}'", TILES[TILES.len() - 1])))
     }
 }
 
@@ -109,6 +295,7 @@ params! {
         rows,
         columns,
         depth,
+        last_depth,
         batches,
         a_first,
         a_stride,
@@ -121,7 +308,6 @@ params! {
         c_batch,
         continues,
         finishes,
-        unused,
     }
 }
 
@@ -153,9 +339,9 @@ pub(crate) struct Piece<'a> {
     pub column: u64,
     pub columns: u64,
     pub workgroups: u64,
-    a_quads: bool,
-    b_quads: bool,
-    c_quads: bool,
+    a_access: &'static str,
+    b_access: &'static str,
+    c_access: &'static str,
 }
 
 impl Piece<'_> {
@@ -164,10 +350,10 @@ impl Piece<'_> {
         tile.define(Variant::default())
             .flag("B_TRANSPOSED", multiplication.transposed)
             .word("a_TYPE", multiplication.a.element().name())
-            .flag("a_QUADS", self.a_quads)
+            .word("a_ACCESS", self.a_access)
             .word("b_TYPE", multiplication.b.element().name())
-            .flag("b_QUADS", self.b_quads)
-            .flag("c_QUADS", self.c_quads)
+            .word("b_ACCESS", self.b_access)
+            .word("c_ACCESS", self.c_access)
     }
 }
 
@@ -182,6 +368,11 @@ struct Block {
 }
 
 impl Multiplication<'_> {
+    /// The tile it is computed by.
+    pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
+        Tile::choose(gpu, self.rows, self.columns, self.transposed, batch_invariant)
+    }
+
     /// Cuts the product so that each dispatch stays within the binding limit and the iterations of an invocation.
     /// Blocks of C follow one another; within a block k ascends, and each piece goes on where the last one stopped.
     pub(crate) fn pieces<'a>(&'a self, gpu: &'a Gpu, tile: Tile) -> Result<Vec<Piece<'a>>> {
@@ -253,12 +444,12 @@ impl Multiplication<'_> {
         let last = |batch: u64, within: u64| if depth == 0 { 0 } else { batches_between * batch + within };
 
         let a_first = block.batch * a_batch + block.row * self.depth + k;
-        let a = self.a.bind(gpu, operation, "a", a_first, last(a_batch, (block.rows - 1) * self.depth + depth))?;
+        let mut a = self.a.bind(gpu, operation, "a", a_first, last(a_batch, (block.rows - 1) * self.depth + depth))?;
         let (b_stride, b_row, b_column) =
             if self.transposed { (self.depth, block.column, k) } else { (self.columns, k, block.column) };
         let b_first = block.batch * b_batch + b_row * b_stride + b_column;
         let (b_rows, b_columns) = if self.transposed { (block.columns, depth) } else { (depth, block.columns) };
-        let b = self.b.bind(
+        let mut b = self.b.bind(
             gpu,
             operation,
             "b",
@@ -274,6 +465,7 @@ impl Multiplication<'_> {
             rows: number("rows", block.rows)?,
             columns: number("columns", block.columns)?,
             depth: number("depth", depth)?,
+            last_depth: number("depth", depth)?,
             batches: number("batches", block.batches)?,
             a_first: a.first,
             a_stride: number("the stride of a", self.depth)?,
@@ -286,13 +478,10 @@ impl Multiplication<'_> {
             c_batch: number("the batch stride of c", c_batch)?,
             continues: u32::from(k > 0),
             finishes: u32::from(k + depth == self.depth),
-            unused: 0,
         };
-        let (a_quads, b_quads, c_quads) = (
-            in_quads(&a, &[self.depth, a_batch, depth]),
-            in_quads(&b, &[b_stride, b_batch, b_columns]),
-            in_quads(&c, &[self.columns, c_batch, block.columns]),
-        );
+        let a_access = a.load_access(gpu, self.a.element(), &[self.depth, a_batch, depth]);
+        let b_access = b.load_access(gpu, self.b.element(), &[b_stride, b_batch, b_columns]);
+        let c_access = store_access(&c, &[self.columns, c_batch, block.columns]);
         Ok(Piece {
             product,
             row: block.row,
@@ -303,29 +492,36 @@ impl Multiplication<'_> {
             a,
             b,
             c,
-            a_quads,
-            b_quads,
-            c_quads,
+            a_access,
+            b_access,
+            c_access,
         })
     }
 }
 
-/// Every variant of the tile product: tiles × storage of B × layout of B × which operands load in quads.
+/// Every variant of the tile product: tiles × storage of B × layout of B × how operands are read and written. Only tiles for
+/// software read in words of 64 bits.
 pub(crate) fn variants() -> Vec<Variant> {
     let mut variants = Vec::new();
     for tile in Tile::all() {
-        for b_type in super::WEIGHT_ELEMENTS {
-            for flags in 0..16u32 {
-                let flag = |bit: u32| flags >> bit & 1 == 1;
-                variants.push(
-                    tile.define(Variant::default())
-                        .flag("B_TRANSPOSED", flag(0))
-                        .word("a_TYPE", "f32")
-                        .flag("a_QUADS", flag(1))
-                        .word("b_TYPE", b_type.name())
-                        .flag("b_QUADS", flag(2))
-                        .flag("c_QUADS", flag(3)),
-                );
+        let wide = tile.source == Source::Subgroup || (tile.source == Source::Direct && tile.x < 32);
+        for element in super::WEIGHT_ELEMENTS {
+            for transposed in [false, true] {
+                for a in super::load_accesses(Element::F32, wide) {
+                    for b in super::load_accesses(*element, wide) {
+                        for c in super::STORE_ACCESSES {
+                            variants.push(
+                                tile.define(Variant::default())
+                                    .flag("B_TRANSPOSED", transposed)
+                                    .word("a_TYPE", "f32")
+                                    .word("a_ACCESS", a)
+                                    .word("b_TYPE", element.name())
+                                    .word("b_ACCESS", b)
+                                    .word("c_ACCESS", c),
+                            );
+                        }
+                    }
+                }
             }
         }
     }

@@ -62,7 +62,7 @@ pub fn run_cases(kernel: &str) {
     let wanted = std::env::var("CASE").unwrap_or_default();
     let mut failures = Vec::new();
     for gpu in gpus() {
-        for class in [AdapterClass::Software, AdapterClass::Hardware] {
+        for class in AdapterClass::ALL {
             let own = gpu.class() == class;
             let gpu = gpu.with_class(class);
             let cases = double_routing::check::cases();
