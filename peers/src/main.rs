@@ -1,0 +1,194 @@
+//! Other libraries' time for the same work on the same adapter, beside double-routing's.
+
+mod burn_wgpu;
+mod measure;
+mod ours;
+mod side;
+mod work;
+
+use std::{
+    env,
+    io::{self, Write},
+    num::NonZeroUsize,
+    process::{Command, ExitCode},
+};
+
+use anyhow::{Context, Result, anyhow, ensure};
+use clap::{Parser, ValueEnum};
+use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::{measure::Record, work::WORKS};
+
+/// Measures another library against double-routing: the same works, operands and device, one after the other in turns.
+///
+/// Exit status: 0 when all is well, 1 when a result is not the right one, 2 when something could not be done.
+#[derive(Debug, Parser)]
+#[command(version)]
+struct Arguments {
+    /// What to measure against
+    #[arg(long, value_enum, default_value_t = Peer::BurnWgpu)]
+    peer: Peer,
+    /// Part of the adapter's name; the best one there is by default
+    #[arg(long, value_name = "NAME-PART")]
+    adapter: Option<String>,
+    /// Only works with this in their name
+    #[arg(long, value_name = "PART", default_value = "")]
+    work: String,
+    /// Also the works that are too long for a software adapter
+    #[arg(long)]
+    large: bool,
+    /// Measurements of each, of which the median counts
+    #[arg(long, default_value = "15")]
+    samples: NonZeroUsize,
+    /// A JSON object a line
+    #[arg(long)]
+    json: bool,
+    /// Log what the libraries do; RUST_LOG says more precisely
+    #[arg(short, long)]
+    verbose: bool,
+    /// Measure this work here, as the command has each measured in a process of its own
+    #[arg(long, value_name = "WORK", hide = true)]
+    alone: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum Peer {
+    /// burn with its wgpu backend
+    BurnWgpu,
+    /// Nobody: double-routing alone
+    None,
+}
+
+impl Peer {
+    fn name(self) -> &'static str {
+        match self {
+            Self::BurnWgpu => "burn-wgpu",
+            Self::None => "none",
+        }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let level = if arguments.verbose { "info" } else { "off" };
+    env_logger::Builder::from_env(env_logger::Env::default().default_filter_or(level)).init();
+    match run(&arguments) {
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::from(1),
+        Err(error) => {
+            report(&format!("{error:#}"));
+            ExitCode::from(2)
+        }
+    }
+}
+
+/// One line on standard error.
+fn report(error: &str) {
+    // Where even standard error is closed, there is nobody left to tell.
+    let _ = writeln!(io::stderr(), "error: {}", error.split_whitespace().collect::<Vec<_>>().join(" "));
+}
+
+fn run(arguments: &Arguments) -> Result<bool> {
+    if let Some(name) = &arguments.alone {
+        return alone(arguments, name);
+    }
+    let chosen = |name: &str, large: bool| name.contains(&arguments.work) && (arguments.large || !large);
+    let works: Vec<_> = WORKS.iter().filter(|work| chosen(work.name, work.large)).collect();
+    let all = || WORKS.map(|work| work.name).join(", ");
+    ensure!(!works.is_empty(), "--work '{}' is in none of: {}", arguments.work, all());
+
+    // Each in a process of its own, so that each meets both libraries cold.
+    let style = ProgressStyle::with_template("  {bar:32} {pos} of {len}  {msg}")?;
+    let progress = ProgressBar::new(works.len() as u64).with_style(style);
+    let (mut records, mut right) = (Vec::new(), true);
+    for work in works {
+        progress.set_message(work.name);
+        let mut child = Command::new(env::current_exe().context("this program's own path")?);
+        child.args(["--alone", work.name, "--peer", arguments.peer.name()]);
+        child.args(["--samples", &arguments.samples.to_string()]);
+        child.args(arguments.adapter.as_ref().map(|name| format!("--adapter={name}")));
+        child.args(arguments.verbose.then_some("--verbose"));
+        let output = child.output().with_context(|| format!("measuring {}", work.name))?;
+        let said = String::from_utf8_lossy(&output.stderr);
+        progress.suspend(|| write!(io::stderr(), "{said}"))?;
+        match output.status.code() {
+            Some(0) => {}
+            Some(1) => right = false,
+            _ => return Err(anyhow!("{}: measuring it ended with {}", work.name, output.status)),
+        }
+        if output.status.success() {
+            let record: Record = serde_json::from_slice(&output.stdout).context("what was measured")?;
+            if arguments.json {
+                progress.suspend(|| print_json(&record))?;
+            }
+            records.push(record);
+        }
+        progress.inc(1);
+    }
+    progress.finish_and_clear();
+    if !arguments.json && !records.is_empty() {
+        print_table(&records)?;
+    }
+    Ok(right)
+}
+
+/// Measures one work in this process, and prints what was found as JSON.
+fn alone(arguments: &Arguments, name: &str) -> Result<bool> {
+    let work = WORKS.iter().find(|work| work.name == name).with_context(|| format!("no work '{name}'"))?;
+    match measure::measure(work, arguments.peer, arguments.adapter.as_deref(), arguments.samples.get())? {
+        Ok(record) => print_json(&record).map(|()| true),
+        Err(wrong) => {
+            report(&format!("{name}: {wrong}"));
+            Ok(false)
+        }
+    }
+}
+
+fn print_json(record: &Record) -> Result<()> {
+    Ok(writeln!(io::stdout(), "{}", serde_json::to_string(record)?)?)
+}
+
+fn print_table(records: &[Record]) -> Result<()> {
+    const HEADER: [&str; 10] = [
+        "work",
+        "ours ms",
+        "peer ms",
+        "ratio",
+        "peer's weights",
+        "our error",
+        "peer's error",
+        "allowed",
+        "our first ms",
+        "peer's first ms",
+    ];
+    let mut table = Table::new();
+    table.load_style(TableStyle::new().header_separator(LineStyle::none().fill('─').junction('─'))).set_header(HEADER);
+    for record in records {
+        let peer = record.peer.as_ref();
+        let of_peer = |show: &dyn Fn(&measure::OfPeer) -> String| peer.map_or_else(String::new, show);
+        table.add_row([
+            record.work.clone(),
+            format!("{:.2}", record.ours_ms),
+            of_peer(&|peer| format!("{:.2}", peer.peer_ms)),
+            of_peer(&|peer| format!("{:.2}", peer.ratio)),
+            of_peer(&|peer| peer.way.clone()),
+            format!("{:.1e}", record.ours_error),
+            of_peer(&|peer| format!("{:.1e}", peer.peer_error)),
+            format!("{:.1e}", record.allowed_error),
+            format!("{:.0}", record.ours_first_ms),
+            of_peer(&|peer| format!("{:.0}", peer.peer_first_ms)),
+        ]);
+    }
+    for column in [1, 2, 3, 5, 6, 7, 8, 9] {
+        if let Some(column) = table.column_mut(column) {
+            column.set_cell_alignment(CellAlignment::Right);
+        }
+    }
+    let mut out = io::stdout().lock();
+    if let Some(record) = records.first() {
+        writeln!(out, "{} ({}, {}), one device for all", record.adapter, record.backend, record.driver)?;
+    }
+    table.lines().try_for_each(|line| writeln!(out, "  {}", line.trim_end()))?;
+    Ok(())
+}

@@ -1,0 +1,84 @@
+//! One library at one work, and how it is timed.
+
+use std::time::{Duration, Instant};
+
+use anyhow::Result;
+
+/// A library that has a work's operands on the device.
+pub trait Side {
+    /// Does the work so many times and waits for all of them; the time from the first call to the end of waiting.
+    fn time(&self, repetitions: u32) -> Result<Duration>;
+
+    /// The result of the work, done once more.
+    fn result(&self) -> Result<Vec<f32>>;
+}
+
+/// One way that a library can do a work.
+pub struct Way {
+    pub name: &'static str,
+    pub side: Box<dyn Side>,
+}
+
+impl Side for Way {
+    fn time(&self, repetitions: u32) -> Result<Duration> {
+        self.side.time(repetitions)
+    }
+
+    fn result(&self) -> Result<Vec<f32>> {
+        self.side.result()
+    }
+}
+
+/// A measurement takes about this long, by repetitions where once is shorter.
+const MEASUREMENT: Duration = Duration::from_millis(60);
+const MOST_REPETITIONS: u32 = 64;
+/// A library is warm when the best of its next calls is not better by more than this.
+const SETTLED: f64 = 1.05;
+const NEXT_CALLS: usize = 3;
+const MOST_ROUNDS: usize = 10;
+
+/// Makes a side and lets it do its work for the first time; how long that took, compiling, choosing kernels and all.
+pub fn first<Made: Side>(make: impl FnOnce() -> Result<Made>) -> Result<(Made, Duration)> {
+    let start = Instant::now();
+    let made = make()?;
+    made.time(1)?;
+    Ok((made, start.elapsed()))
+}
+
+/// Runs until times settle; the best of them.
+pub fn warm_up(side: &dyn Side) -> Result<Duration> {
+    let mut best = side.time(1)?;
+    for _ in 0..MOST_ROUNDS {
+        let before = best;
+        for _ in 0..NEXT_CALLS {
+            best = best.min(side.time(1)?);
+        }
+        if best.mul_f64(SETTLED) > before {
+            break;
+        }
+    }
+    Ok(best)
+}
+
+/// How often a work is done in one measurement, the same for all who do it.
+pub fn repetitions(best: Duration) -> u32 {
+    let times = MEASUREMENT.as_secs_f64() / best.as_secs_f64().max(1e-9);
+    (times.ceil() as u32).clamp(1, MOST_REPETITIONS)
+}
+
+/// The median time of each, in milliseconds for doing the work once: they take turns.
+pub fn medians(sides: &[&dyn Side], repetitions: u32, samples: usize) -> Result<Vec<f64>> {
+    let mut times = vec![Vec::with_capacity(samples); sides.len()];
+    for _ in 0..samples {
+        for (side, times) in sides.iter().zip(&mut times) {
+            times.push(1e3 * side.time(repetitions)?.as_secs_f64() / f64::from(repetitions));
+        }
+    }
+    Ok(times.into_iter().map(median).collect())
+}
+
+fn median(mut values: Vec<f64>) -> f64 {
+    values.sort_by(f64::total_cmp);
+    let middle = values.len() / 2;
+    if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
+}
