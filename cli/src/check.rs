@@ -2,16 +2,16 @@
 
 use std::io::Write;
 
-use anyhow::{bail, ensure};
+use anyhow::bail;
 use double_routing::{
-    Error, Gpu,
+    Gpu,
     check::{Case, cases},
 };
 use serde::Serialize;
 
 use crate::{
     Verdict,
-    gpu::{Description, Selection, WHERE_TO_GET_ONE, wait},
+    gpu::{Description, Selection, wait},
     report::{self, BAD, BOLD, GOOD, Out},
 };
 
@@ -68,12 +68,8 @@ impl Row {
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
-    ensure!(!arguments.selection.is_reference(), "the CPU reference is what adapters are checked against");
     let cases = chosen(arguments.case.as_deref())?;
-    let gpu = match arguments.selection.open_device() {
-        Err(error @ Error::NoAdapter(_)) if arguments.selection.is_default() => bail!("{error}; {WHERE_TO_GET_ONE}"),
-        opened => opened?,
-    };
+    let gpu = arguments.selection.open_adapter("the CPU reference is what adapters are checked against")?;
     let bar = report::progress("cases", cases.len(), cases.len() > 1);
     let mut rows = Vec::with_capacity(cases.len());
     for case in &cases {

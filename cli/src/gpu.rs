@@ -5,7 +5,7 @@ use std::{
     task::{Context, Poll, Waker},
 };
 
-use anyhow::ensure;
+use anyhow::{bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use double_routing::{AdapterChoice, Error, Gpu, Result, wgpu};
 use serde::Serialize;
@@ -104,6 +104,15 @@ impl Selection {
             }
         }
         pollster::block_on(Gpu::open(&choice.named(adapter)))
+    }
+
+    /// As [`Selection::open_device`], for what only an adapter can do: `refusal` says why the CPU reference cannot.
+    pub fn open_adapter(&self, refusal: &'static str) -> anyhow::Result<Gpu> {
+        ensure!(!self.is_reference(), refusal);
+        match self.open_device() {
+            Err(error @ Error::NoAdapter(_)) if self.is_default() => bail!("{error}; {WHERE_TO_GET_ONE}"),
+            opened => Ok(opened?),
+        }
     }
 
     /// The options that make the same choice again.

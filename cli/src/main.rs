@@ -1,13 +1,17 @@
 //! The `double-routing` command: runs, checks and demonstrates double routing on any adapter.
 
 mod adapters;
+mod bench;
+mod chart;
 mod check;
 mod demo;
 mod evaluate;
 mod forward;
 mod gpu;
+mod growth;
 mod input;
 mod judge;
+mod measure;
 mod report;
 mod save;
 
@@ -36,6 +40,10 @@ enum Command {
     Forward(forward::Arguments),
     /// Check every kernel on this machine's adapter against the CPU reference
     Check(check::Arguments),
+    /// Measure the kernels on this machine's adapter, and what the adapter could do
+    Bench(bench::Arguments),
+    /// Measure how the time of a forward grows with each of its sizes
+    Growth(growth::Arguments),
     /// Tell languages apart with a trained layer, and show which characters decide
     Demo(demo::Arguments),
 }
@@ -62,6 +70,8 @@ fn main() -> ExitCode {
         Command::Adapters(arguments) => adapters::run(arguments, &mut out),
         Command::Forward(arguments) => forward::run(arguments, &mut out),
         Command::Check(arguments) => check::run(arguments, &mut out),
+        Command::Bench(arguments) => bench::run(arguments, &mut out),
+        Command::Growth(arguments) => growth::run(arguments, &mut out),
         Command::Demo(arguments) => demo::run(arguments, &mut out),
     };
     match result {

@@ -70,6 +70,12 @@ pub fn progress(what: &'static str, steps: usize, worth_showing: bool) -> Progre
     }
 }
 
+/// Shows what a progress bar has come to.
+pub fn step(bar: &ProgressBar, name: &str) {
+    bar.set_message(name.to_owned());
+    bar.inc(1);
+}
+
 /// A count with its thousands apart.
 pub fn count(number: u64) -> String {
     let digits = number.to_string();
@@ -93,6 +99,23 @@ pub fn operations(number: u64) -> String {
     scaled(number, 1000.0, &["FLOP", "kFLOP", "MFLOP", "GFLOP", "TFLOP", "PFLOP", "EFLOP"])
 }
 
+/// A duration, with three digits that count.
+pub fn seconds(seconds: f64) -> String {
+    engineering(seconds) + "s"
+}
+
+/// A number with three digits that count and the prefix of its unit, as in `48.7 G`.
+pub fn engineering(number: f64) -> String {
+    const PREFIXES: [(f64, &str); 8] =
+        [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k"), (1.0, ""), (1e-3, "m"), (1e-6, "µ"), (1e-9, "n")];
+    // 999.5 is 1000 when it is rounded, and the larger unit's 1.00.
+    let fits = |(unit, _): &&(f64, &str)| number.abs() >= 0.9995 * unit;
+    let (unit, prefix) = PREFIXES.iter().find(fits).unwrap_or(&(1.0, ""));
+    let value = number / unit;
+    let digits = if value.abs() >= 99.95 { 0 } else { 1 + usize::from(value.abs() < 9.995) };
+    format!("{value:.digits$} {prefix}")
+}
+
 fn scaled(number: u64, step: f64, units: &[&str]) -> String {
     let (mut value, mut unit) = (number as f64, 0);
     while value >= step && unit + 1 < units.len() {
@@ -106,7 +129,7 @@ fn scaled(number: u64, step: f64, units: &[&str]) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{bytes, count, operations};
+    use super::{bytes, count, engineering, operations, seconds};
 
     #[test]
     fn numbers_are_readable() {
@@ -116,5 +139,11 @@ mod tests {
         assert_eq!(bytes(128 << 20), "128 MiB");
         assert_eq!(operations(1_234_567), "1.23 MFLOP");
         assert_eq!(operations(u64::MAX), "18.4 EFLOP");
+        assert_eq!(engineering(48.71e9), "48.7 G");
+        assert_eq!(engineering(999.6e6), "1.00 G");
+        assert_eq!(engineering(9.996), "10.0 ");
+        assert_eq!(engineering(0.0), "0.00 ");
+        assert_eq!(seconds(0.000_123_4), "123 µs");
+        assert_eq!(seconds(2.5), "2.50 s");
     }
 }

@@ -1,0 +1,326 @@
+//! `bench`: how fast the kernels are on this machine's adapter, and how fast they could be there.
+
+mod ceilings;
+mod picture;
+pub mod works;
+
+use std::{io::Write, path::PathBuf, time::Duration};
+
+use anyhow::{Context, bail};
+use double_routing::Gpu;
+use serde::Serialize;
+
+use crate::{
+    Verdict,
+    chart::Svg,
+    gpu::{Description, Selection},
+    measure::{Clock, Effort, Timing, Work, measure},
+    report::{self, BOLD, DIM, Out, engineering},
+};
+use ceilings::{Resource, Search, Shape, Yardstick};
+use works::{Kind, Operands, Spec, Subject, Traffic, prepare};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    /// Only works that have this in their names
+    #[arg(long, value_name = "PART")]
+    work: Option<String>,
+    /// Shorter and fewer samples, and without --work fewer works
+    #[arg(long)]
+    quick: bool,
+    /// Also draw the roofline
+    #[arg(long, value_name = "FILE.svg")]
+    picture: Option<PathBuf>,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What the adapter itself can do.
+#[derive(Debug, Clone, Serialize)]
+struct Ceiling {
+    #[serde(flatten)]
+    resource: Resource,
+    /// FLOPs or bytes a second.
+    per_second: f64,
+    #[serde(flatten)]
+    shape: Shape,
+}
+
+impl Ceiling {
+    fn unit(&self) -> &'static str {
+        match self.resource {
+            Resource::Arithmetic => "FLOP/s",
+            _ => "B/s",
+        }
+    }
+}
+
+impl std::fmt::Display for Ceiling {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{}, {}{}", self.resource, engineering(self.per_second), self.unit())
+    }
+}
+
+/// A work and how fast it was.
+#[derive(Debug, Serialize)]
+struct Row {
+    name: String,
+    kind: Kind,
+    /// The median of the samples.
+    seconds: f64,
+    samples: Vec<f64>,
+    repetitions: u32,
+    flops: u64,
+    bytes_read: u64,
+    bytes_written: u64,
+    flops_per_second: f64,
+    bytes_per_second: f64,
+    /// What keeps it from being faster than `seconds · share`.
+    ceiling: Ceiling,
+    share: f64,
+}
+
+impl Row {
+    /// FLOPs for each byte.
+    fn intensity(&self) -> f64 {
+        self.flops as f64 / (self.bytes_read + self.bytes_written) as f64
+    }
+
+    /// FLOPs a second at its ceiling.
+    fn attainable(&self) -> f64 {
+        self.flops_per_second / self.share
+    }
+}
+
+/// All that was measured.
+#[derive(Debug, Serialize)]
+struct Roofline {
+    adapter: Description,
+    clock: Clock,
+    rounds: usize,
+    /// Arithmetic, and reading and copying more than caches hold.
+    ceilings: Vec<Ceiling>,
+    works: Vec<Row>,
+    left_out: Vec<String>,
+}
+
+/// Bytes that are read or copied for the ceilings of memory: as many as WebGPU lets every device bind.
+const LARGE: u64 = 128 << 20;
+
+pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    let picture = arguments.picture.as_deref().map(Svg::new).transpose()?;
+    let specs = chosen(arguments)?;
+    let gpu = arguments.selection.open_adapter("the CPU reference is no adapter whose speed matters")?;
+    let roofline = Roofline::measure(&gpu, &specs, arguments.quick)?;
+    if arguments.json {
+        report::json(out, &roofline)?;
+    } else {
+        roofline.print(out)?;
+    }
+    if let Some(picture) = picture {
+        let path = picture.save(picture::SIZE, |area| picture::draw(&roofline, area))?;
+        if !arguments.json {
+            writeln!(out, "\nThe picture is in {}.", path.display())?;
+        }
+    }
+    Ok(Verdict::Passed)
+}
+
+/// The works whose names contain what was asked for.
+fn chosen(arguments: &Arguments) -> anyhow::Result<Vec<Spec>> {
+    let mut specs = Spec::all();
+    match &arguments.work {
+        Some(part) => {
+            specs.retain(|spec| spec.to_string().contains(part));
+            if specs.is_empty() {
+                bail!("no work has '{part}' in its name");
+            }
+        }
+        None if arguments.quick => specs.retain(Spec::is_quick),
+        None => {}
+    }
+    Ok(specs)
+}
+
+impl Roofline {
+    fn measure(gpu: &Gpu, specs: &[Spec], quick: bool) -> anyhow::Result<Self> {
+        let (search_effort, effort) = if quick {
+            let sample = Duration::from_millis(10);
+            (Effort { rounds: 2, sample }, Effort { rounds: 3, sample })
+        } else {
+            let sample = Duration::from_millis(30);
+            (Effort { rounds: 3, sample: Duration::from_millis(15) }, Effort { rounds: 9, sample })
+        };
+        let operands = Operands::new(gpu, specs, LARGE)?;
+        let (subjects, left_out) = prepare(gpu, specs, &operands)?;
+
+        let mut search = Search::new(gpu, &operands);
+        let main = [Resource::Arithmetic, Resource::Read { bytes: LARGE }, Resource::Copy { bytes: LARGE }];
+        let mut best = |resources: &[Resource]| {
+            let bar = report::progress("shapes tried for the ceilings", search.steps(resources, search_effort), true);
+            let yardsticks = search.best(resources, search_effort, |name| report::step(&bar, name));
+            bar.finish_and_clear();
+            yardsticks
+        };
+        let mut yardsticks = best(&main)?;
+        // Memory is faster where caches hold it: what memory limits is held against its own traffic.
+        let mut streams: Vec<Resource> =
+            subjects.iter().filter_map(|subject| own_stream(subject, &yardsticks)).collect();
+        streams.sort_by_key(|stream| format!("{stream:?}"));
+        streams.dedup();
+        streams.retain(|stream| !main.contains(stream));
+        yardsticks.extend(best(&streams)?);
+
+        let mut works: Vec<Work<'_>> = yardsticks.iter().map(Yardstick::work).collect();
+        works.extend(subjects.iter().map(|subject| Work::new(subject.name.clone(), |pass| subject.record(pass))));
+        let bar = report::progress("samples", effort.steps(works.len()), true);
+        let measured = measure(gpu, &works, effort, |name| report::step(&bar, name));
+        bar.finish_and_clear();
+        let measured = measured?;
+
+        let (of_yardsticks, of_subjects) = measured.timings.split_at(yardsticks.len());
+        let ceilings: Vec<Ceiling> = yardsticks
+            .iter()
+            .zip(of_yardsticks)
+            .map(|(yardstick, timing)| Ceiling {
+                resource: yardstick.resource,
+                per_second: yardstick.amount / timing.median(),
+                shape: yardstick.shape,
+            })
+            .collect();
+        let row = |(subject, timing): (&Subject, &Timing)| {
+            let (seconds, Traffic { read, written }) = (timing.median(), subject.traffic);
+            let (ceiling, least) =
+                limit(subject.flops, subject.traffic, &ceilings).context("a ceiling was not measured")?;
+            Ok(Row {
+                name: subject.name.clone(),
+                kind: subject.kind,
+                seconds,
+                samples: timing.samples.clone(),
+                repetitions: timing.repetitions,
+                flops: subject.flops,
+                bytes_read: read,
+                bytes_written: written,
+                flops_per_second: subject.flops as f64 / seconds,
+                bytes_per_second: subject.traffic.bytes() as f64 / seconds,
+                ceiling: ceiling.clone(),
+                share: least / seconds,
+            })
+        };
+        let works = subjects.iter().zip(of_subjects).map(row).collect::<anyhow::Result<_>>()?;
+        Ok(Self {
+            adapter: gpu.info().into(),
+            clock: measured.clock,
+            rounds: effort.rounds,
+            ceilings: ceilings[..main.len()].to_vec(),
+            works,
+            left_out,
+        })
+    }
+
+    fn print(&self, out: &mut Out) -> anyhow::Result<()> {
+        writeln!(out, "{BOLD}adapter{BOLD:#}  {}\n", self.adapter)?;
+        let rows = self.ceilings.iter().map(|ceiling| {
+            let Shape { size, each } = ceiling.shape;
+            let quads = if ceiling.resource == Resource::Arithmetic { "accumulators" } else { "quads" };
+            [
+                ceiling.resource.to_string(),
+                format!("{}{}", engineering(ceiling.per_second), ceiling.unit()),
+                format!("workgroups of {size}, {each} {quads} each"),
+            ]
+        });
+        let mut table = report::table(["ceiling", "rate", "reached with"], 1, rows);
+        if let Some(column) = table.column_mut(2) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Left);
+        }
+        report::print_table(out, &table)?;
+        writeln!(out)?;
+
+        let rows = self.works.iter().map(|row| {
+            [
+                row.name.clone(),
+                report::seconds(row.seconds),
+                engineering(row.flops_per_second) + "FLOP/s",
+                engineering(row.bytes_per_second) + "B/s",
+                format!("{:.0} %", 100.0 * row.share),
+                row.ceiling.to_string(),
+            ]
+        });
+        let mut table = report::table(["work", "time", "arithmetic", "memory", "share", "of its ceiling"], 1, rows);
+        if let Some(column) = table.column_mut(5) {
+            column.set_cell_alignment(comfy_table::CellAlignment::Left);
+        }
+        report::print_table(out, &table)?;
+        writeln!(out)?;
+        for row in self.works.iter().filter(|row| row.kind == Kind::Softmax) {
+            let times = 1.0 / row.share;
+            writeln!(
+                out,
+                "  {} takes {times:.2} times as long as the {} of its bytes",
+                row.name,
+                row.ceiling.resource.name()
+            )?;
+        }
+        for line in &self.left_out {
+            writeln!(out, "  left out: {line}")?;
+        }
+        let (rounds, clock) = (self.rounds, self.clock);
+        writeln!(
+            out,
+            "{DIM}  Medians of {rounds} rounds in which all take turns, by {clock}. bt: B is stored transposed.{DIM:#}"
+        )?;
+        Ok(())
+    }
+}
+
+/// The stream that a work is held against, where memory may be what limits it.
+fn own_stream(subject: &Subject, main: &[Yardstick]) -> Option<Resource> {
+    let like = Resource::like(subject.traffic);
+    let arithmetic = main.iter().find(|yardstick| yardstick.resource == Resource::Arithmetic)?;
+    let memory = main.iter().find(|yardstick| yardstick.resource.name() == like.name())?;
+    // Both ceilings will be measured again.
+    let least = subject.flops as f64 / arithmetic.rate / 1.25;
+    (subject.traffic.bytes() as f64 / memory.rate > least).then_some(like)
+}
+
+/// The ceiling that limits a work of so many FLOPs and bytes, and the least seconds it leaves.
+fn limit(flops: u64, traffic: Traffic, ceilings: &[Ceiling]) -> Option<(&Ceiling, f64)> {
+    let like = Resource::like(traffic);
+    let arithmetic = ceilings.iter().find(|ceiling| ceiling.resource == Resource::Arithmetic)?;
+    // Its own stream where there is one, else the large one of the same kind.
+    let memory = ceilings
+        .iter()
+        .filter(|ceiling| ceiling.resource.name() == like.name())
+        .min_by_key(|ceiling| ceiling.resource != like)?;
+    let seconds = |ceiling: &Ceiling, amount: u64| amount as f64 / ceiling.per_second;
+    let (computing, moving) = (seconds(arithmetic, flops), seconds(memory, traffic.bytes()));
+    Some(if computing > moving { (arithmetic, computing) } else { (memory, moving) })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{Ceiling, Resource, Shape, Traffic, limit};
+
+    #[test]
+    fn the_lower_ceiling_limits() {
+        let ceiling = |resource, per_second| Ceiling { resource, per_second, shape: Shape { size: 64, each: 4 } };
+        let ceilings = [
+            ceiling(Resource::Arithmetic, 100.0),
+            ceiling(Resource::Read { bytes: 1 << 20 }, 10.0),
+            ceiling(Resource::Copy { bytes: 1 << 20 }, 5.0),
+            ceiling(Resource::Read { bytes: 160 }, 40.0),
+        ];
+        let limit = |flops, read, written| {
+            limit(flops, Traffic { read, written }, &ceilings).map(|(ceiling, least)| (ceiling.resource, least))
+        };
+        // 10 FLOPs a byte are as many as memory can feed.
+        assert_eq!(limit(4000, 320, 0), Some((Resource::Arithmetic, 40.0)));
+        assert_eq!(limit(2000, 320, 0), Some((Resource::Read { bytes: 1 << 20 }, 32.0)));
+        assert_eq!(limit(400, 160, 0), Some((Resource::Arithmetic, 4.0)), "its own bytes are read from a cache");
+        assert_eq!(limit(100, 100, 100), Some((Resource::Copy { bytes: 1 << 20 }, 40.0)));
+        assert_eq!(limit(0, 80, 80), Some((Resource::Copy { bytes: 1 << 20 }, 32.0)));
+    }
+}

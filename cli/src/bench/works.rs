@@ -1,0 +1,319 @@
+//! What is measured: the kernels and the layer at representative sizes.
+
+use double_routing::{
+    Dimensions, DoubleRouting, Error, Forward, Gpu, Linear, Order, Plan, PlanKind, Result, Settings, Tensor, Weights,
+    kernels::{Attend, Matmul, Route, Softmax},
+    wgpu,
+};
+
+/// A kernel, or the layer's forward, at one size.
+#[derive(Debug, Clone, Copy)]
+pub enum Spec {
+    Matmul { rows: usize, columns: usize, depth: usize, transposed: bool },
+    Route { rows: usize, columns: usize, depth: usize },
+    Attend { rows: usize, depth: usize },
+    Softmax { rows: usize, columns: usize },
+    Forward { layer: Layer, plan: PlanKind },
+}
+
+/// A layer's dimensions and the tokens it is run on.
+#[derive(Debug, Clone, Copy)]
+pub struct Layer {
+    pub batch: usize,
+    pub tokens: usize,
+    pub dimensions: Dimensions,
+}
+
+impl Layer {
+    const fn square(batch: usize, tokens: usize, input: usize, width: usize) -> Self {
+        let dimensions = Dimensions { input, attention: width, routing: width, output: width };
+        Self { batch, tokens, dimensions }
+    }
+
+    pub const fn rows(&self) -> usize {
+        self.batch * self.tokens
+    }
+
+    /// Plans a forward in this order from `x` to `y`.
+    pub fn prepare(&self, gpu: &Gpu, plan: PlanKind, operands: &Operands) -> Result<(Order, Forward)> {
+        let Self { batch, tokens, dimensions: Dimensions { input, output, .. } } = *self;
+        let settings = Settings { plan, ..Settings::default() };
+        let layer = DoubleRouting::new(gpu, &weights(self.dimensions)?, settings)?;
+        let (x, y) = (
+            Tensor::f32(&operands.input, &[batch, tokens, input]),
+            Tensor::f32(&operands.output, &[batch, tokens, output]),
+        );
+        Ok((layer.order(), layer.forward(x).output(y).plan()?))
+    }
+}
+
+impl std::fmt::Display for Layer {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { batch, tokens, dimensions: Dimensions { input, attention, routing, output } } = self;
+        write!(f, "B={batch} S={tokens} in={input} ")?;
+        if attention == routing && routing == output {
+            write!(f, "A=R=O={output}")
+        } else {
+            write!(f, "A={attention} R={routing} O={output}")
+        }
+    }
+}
+
+/// The layers of the benches: a batch, a single short sequence, and a large one.
+const LAYERS: [Layer; 3] =
+    [Layer::square(8, 512, 768, 256), Layer::square(1, 128, 768, 64), Layer::square(4, 2048, 1024, 512)];
+
+impl Spec {
+    /// Everything there is to measure.
+    pub fn all() -> Vec<Self> {
+        let matmul = |[rows, columns, depth]: [usize; 3], transposed| Self::Matmul { rows, columns, depth, transposed };
+        let square = |size| [size, size, size];
+        let mut specs = Vec::new();
+        for transposed in [true, false] {
+            specs.extend([square(1024), square(2048)].map(|size| matmul(size, transposed)));
+        }
+        // Odd sizes, more rows than columns, few rows, one row, a long sum.
+        let sizes =
+            [[127, 129, 131], [1021, 1023, 1025], [4096, 256, 768], [16, 4096, 4096], [1, 4096, 4096], [64, 64, 65536]];
+        specs.extend(sizes.map(|size| matmul(size, true)));
+        specs.extend(LAYERS.map(|layer| Self::Route {
+            rows: layer.rows(),
+            columns: layer.dimensions.output,
+            depth: layer.dimensions.input,
+        }));
+        specs.extend(LAYERS.map(|layer| Self::Attend { rows: layer.rows(), depth: layer.dimensions.input }));
+        specs.extend([[4096, 1024], [64, 65536]].map(|[rows, columns]| Self::Softmax { rows, columns }));
+        for plan in [PlanKind::Folded, PlanKind::AsWritten] {
+            specs.extend(LAYERS.map(|layer| Self::Forward { layer, plan }));
+        }
+        specs
+    }
+
+    /// Whether a quick look includes it: the first of each kind, and what is bound by memory.
+    pub fn is_quick(&self) -> bool {
+        match *self {
+            Self::Matmul { rows, columns, depth, .. } => {
+                matches!([rows, columns, depth], [1024, 1024, 1024] | [1021, ..] | [1, ..])
+            }
+            Self::Route { rows, .. } | Self::Attend { rows, .. } => rows == LAYERS[0].rows(),
+            Self::Softmax { rows, .. } => rows == 4096,
+            Self::Forward { layer, .. } => layer.rows() == LAYERS[0].rows(),
+        }
+    }
+
+    /// What runs it: a kernel, or the layer.
+    pub fn kind(&self) -> Kind {
+        match self {
+            Self::Matmul { .. } => Kind::Matmul,
+            Self::Route { .. } => Kind::Route,
+            Self::Attend { .. } => Kind::Attend,
+            Self::Softmax { .. } => Kind::Softmax,
+            Self::Forward { .. } => Kind::Forward,
+        }
+    }
+
+    /// Elements of the operands that are read, and of those that are written, without the weights and intermediates of a
+    /// forward.
+    fn elements(&self) -> (Vec<usize>, usize) {
+        match *self {
+            Self::Matmul { rows, columns, depth, .. } => (vec![rows * depth, columns * depth], rows * columns),
+            Self::Route { rows, columns, depth } => {
+                (vec![rows * depth, columns * depth, rows, columns, columns], rows * columns)
+            }
+            Self::Attend { rows, depth } => (vec![rows * depth, depth, 1], rows),
+            Self::Softmax { rows, columns } => (vec![rows * columns], rows * columns),
+            Self::Forward { layer, .. } => {
+                (vec![layer.rows() * layer.dimensions.input], layer.rows() * layer.dimensions.output)
+            }
+        }
+    }
+
+    /// Plans it.
+    pub fn prepare(&self, gpu: &Gpu, operands: &Operands) -> Result<Subject> {
+        let (read, written) = self.elements();
+        let mut traffic = Traffic { read: 4 * read.iter().sum::<usize>() as u64, written: 4 * written as u64 };
+        let x = |place: usize, shape: &[usize]| {
+            Tensor::f32(&operands.input, shape).offset(4 * Operands::starts(&read)[place] as u64)
+        };
+        let y = |shape: &[usize]| Tensor::f32(&operands.output, shape);
+        let (flops, recorded) = match *self {
+            Self::Matmul { rows, columns, depth, transposed } => {
+                let b = if transposed { [columns, depth] } else { [depth, columns] };
+                let mut matmul = Matmul::new(x(0, &[rows, depth]), x(1, &b), y(&[rows, columns]));
+                if transposed {
+                    matmul = matmul.transposed();
+                }
+                (2 * rows * columns * depth, Recorded::Plan(matmul.plan(gpu)?))
+            }
+            Self::Route { rows, columns, depth } => {
+                let route =
+                    Route::new(x(0, &[rows, depth]), x(1, &[columns, depth]), x(2, &[rows]), y(&[rows, columns]))
+                        .inner(x(3, &[columns]))
+                        .outer(x(4, &[columns]));
+                // The weight and two biases for each element.
+                (rows * columns * (2 * depth + 3), Recorded::Plan(route.plan(gpu)?))
+            }
+            Self::Attend { rows, depth } => {
+                let attend = Attend::new(x(0, &[rows, depth]), x(1, &[depth]), y(&[rows])).bias(x(2, &[1]));
+                (rows * (2 * depth + 1), Recorded::Plan(attend.plan(gpu)?))
+            }
+            Self::Softmax { rows, columns } => {
+                let softmax = Softmax::new(x(0, &[rows, columns]), y(&[rows, columns]), 1);
+                // A difference, an exponential, a sum and a division for each element.
+                (4 * rows * columns, Recorded::Plan(softmax.plan(gpu)?))
+            }
+            Self::Forward { layer, plan } => {
+                let (order, forward) = layer.prepare(gpu, plan, operands)?;
+                let cost = order.cost(layer.dimensions, layer.rows() as u64);
+                traffic.read = cost.bytes.saturating_sub(traffic.written);
+                (cost.flops as usize, Recorded::Forward(forward))
+            }
+        };
+        Ok(Subject { name: self.to_string(), kind: self.kind(), flops: flops as u64, traffic, recorded })
+    }
+}
+
+/// Products are named as `check` names them.
+impl std::fmt::Display for Spec {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Matmul { rows, columns, depth, transposed } => {
+                write!(f, "matmul {rows}x{columns}x{depth}{}", if *transposed { " bt" } else { "" })
+            }
+            Self::Route { rows, columns, depth } => write!(f, "route {rows}x{columns}x{depth}"),
+            Self::Attend { rows, depth } => write!(f, "attend {rows}x{depth}"),
+            Self::Softmax { rows, columns } => write!(f, "softmax {rows}x{columns}"),
+            Self::Forward { layer, plan } => {
+                let plan = if *plan == PlanKind::Folded { "folded" } else { "as written" };
+                write!(f, "forward {layer} {plan}")
+            }
+        }
+    }
+}
+
+/// What runs a work.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Kind {
+    Matmul,
+    Route,
+    Attend,
+    Softmax,
+    Forward,
+}
+
+/// Bytes of each operand, counted once.
+#[derive(Debug, Clone, Copy)]
+pub struct Traffic {
+    pub read: u64,
+    pub written: u64,
+}
+
+impl Traffic {
+    pub fn bytes(&self) -> u64 {
+        self.read + self.written
+    }
+}
+
+/// A work that is ready to be recorded.
+pub struct Subject {
+    pub name: String,
+    pub kind: Kind,
+    pub flops: u64,
+    pub traffic: Traffic,
+    recorded: Recorded,
+}
+
+enum Recorded {
+    Plan(Plan),
+    Forward(Forward),
+}
+
+impl Subject {
+    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
+        match &self.recorded {
+            Recorded::Plan(plan) => plan.record(pass),
+            Recorded::Forward(forward) => forward.record(pass),
+        }
+    }
+}
+
+/// A buffer that all works read and one that all write: each alone, since they take turns.
+pub struct Operands {
+    pub input: wgpu::Buffer,
+    pub output: wgpu::Buffer,
+    /// What the first one holds.
+    pub values: Vec<f32>,
+}
+
+/// Operands start at multiples of so many elements, as every device lets bindings start.
+const ALIGNMENT: usize = 64;
+
+impl Operands {
+    /// Buffers that are large enough for these works, and for reading or copying so many bytes.
+    pub fn new(gpu: &Gpu, specs: &[Spec], bytes: u64) -> Result<Self> {
+        let streamed = (bytes / 4) as usize;
+        let (mut read, mut written) = (streamed, streamed);
+        for spec in specs {
+            let (input, output) = spec.elements();
+            read = read.max(Self::starts(&input)[input.len()]);
+            written = written.max(output);
+        }
+        Self::of(gpu, read, written)
+    }
+
+    /// Buffers of so many elements.
+    pub fn of(gpu: &Gpu, read: usize, written: usize) -> Result<Self> {
+        let values = sixty_fourths(read);
+        Ok(Self {
+            input: gpu.upload("input", double_routing::bytemuck::cast_slice(&values))?,
+            output: gpu.buffer("output", double_routing::Element::F32, written as u64)?,
+            values,
+        })
+    }
+
+    /// Where operands of so many elements start, and where the last one ends.
+    fn starts(counts: &[usize]) -> Vec<usize> {
+        let mut starts = vec![0];
+        for count in counts {
+            starts.push(starts[starts.len() - 1] + count.next_multiple_of(ALIGNMENT));
+        }
+        starts
+    }
+}
+
+/// Multiples of 1/64 in −1 .. 1, the same every time: sums of thousands of them are exact.
+fn sixty_fourths(count: usize) -> Vec<f32> {
+    let mut state = 0x9e37_79b9_7f4a_7c15u64;
+    let mut next = || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        (state >> 57) as f32 / 64.0 - 1.0
+    };
+    (0..count).map(|_| next()).collect()
+}
+
+/// Weights of a layer whose activations stay about as large as its input.
+fn weights(dimensions: Dimensions) -> Result<Weights> {
+    let Dimensions { input, attention, routing, output } = dimensions;
+    let linear = |out: usize, features: usize| {
+        let scale = 1.0 / (features.max(1) as f32).sqrt();
+        let values = |count| sixty_fourths(count).into_iter().map(|value| scale * value).collect::<Vec<_>>();
+        Linear::new(values(out * features), [out, features], values(out))
+    };
+    Weights::new(linear(attention, input), linear(1, attention), linear(routing, attention), linear(output, routing))
+}
+
+/// The works that the device has the room for, and a line for each that it has not.
+pub fn prepare(gpu: &Gpu, specs: &[Spec], operands: &Operands) -> Result<(Vec<Subject>, Vec<String>)> {
+    let (mut subjects, mut left_out) = (Vec::new(), Vec::new());
+    for spec in specs {
+        match spec.prepare(gpu, operands) {
+            Ok(subject) => subjects.push(subject),
+            Err(error @ Error::Limit { .. }) => left_out.push(format!("{spec}: {error}")),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok((subjects, left_out))
+}
