@@ -1,11 +1,12 @@
 //! Choosing an adapter, describing it, and waiting for it.
 
 use std::{
+    path::PathBuf,
     pin::pin,
     task::{Context, Poll, Waker},
 };
 
-use anyhow::{bail, ensure};
+use anyhow::{Context as _, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
 use double_routing::{AdapterChoice, Error, Gpu, Result, wgpu};
 use serde::Serialize;
@@ -25,6 +26,9 @@ pub struct Selection {
     /// Only adapters of this graphics API
     #[arg(long)]
     backend: Option<Backend>,
+    /// Tiles for products, as `tune` measured them on the adapter
+    #[arg(long, value_name = "FILE")]
+    tuning: Option<PathBuf>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -70,13 +74,20 @@ impl Selection {
             return Ok(Target::Reference);
         }
         match self.open_device() {
-            Ok(gpu) => Ok(Target::Device(gpu)),
+            Ok(gpu) => Ok(Target::Device(self.tune(gpu)?)),
             Err(error @ (Error::NoAdapter(_) | Error::Device(_))) if self.is_default() => {
                 report::note(&format!("no usable adapter ({error}), running on the CPU reference; {WHERE_TO_GET_ONE}"));
                 Ok(Target::Reference)
             }
             Err(error) => Err(error.into()),
         }
+    }
+
+    /// The device with the tuning that was given, if one was.
+    pub fn tune(&self, gpu: Gpu) -> anyhow::Result<Gpu> {
+        let Some(path) = &self.tuning else { return Ok(gpu) };
+        let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+        Ok(gpu.with_tuning(text.parse().with_context(|| path.display().to_string())?))
     }
 
     /// Whether the CPU reference was asked for.
@@ -111,7 +122,7 @@ impl Selection {
         ensure!(!self.is_reference(), refusal);
         match self.open_device() {
             Err(error @ Error::NoAdapter(_)) if self.is_default() => bail!("{error}; {WHERE_TO_GET_ONE}"),
-            opened => Ok(opened?),
+            opened => self.tune(opened?),
         }
     }
 
@@ -119,7 +130,8 @@ impl Selection {
     pub fn options(&self) -> String {
         let adapter = self.adapter.as_ref().map(|adapter| format!(" --adapter '{adapter}'"));
         let backend = self.backend.map(|backend| format!(" --backend {backend:?}").to_lowercase());
-        [adapter, backend].into_iter().flatten().collect()
+        let tuning = self.tuning.as_ref().map(|path| format!(" --tuning '{}'", path.display()));
+        [adapter, backend, tuning].into_iter().flatten().collect()
     }
 }
 

@@ -14,6 +14,7 @@ mod judge;
 mod measure;
 mod report;
 mod save;
+mod tune;
 
 use std::{env, io, process::ExitCode};
 
@@ -44,6 +45,8 @@ enum Command {
     Bench(bench::Arguments),
     /// Measure how the time of a forward grows with each of its sizes
     Growth(growth::Arguments),
+    /// Measure which tiles multiply matrices fastest on this machine's adapter, and write them down for --tuning
+    Tune(tune::Arguments),
     /// Tell languages apart with a trained layer, and show which characters decide
     Demo(demo::Arguments),
 }
@@ -72,6 +75,7 @@ fn main() -> ExitCode {
         Command::Check(arguments) => check::run(arguments, &mut out),
         Command::Bench(arguments) => bench::run(arguments, &mut out),
         Command::Growth(arguments) => growth::run(arguments, &mut out),
+        Command::Tune(arguments) => tune::run(arguments, &mut out),
         Command::Demo(arguments) => demo::run(arguments, &mut out),
     };
     match result {

@@ -1,0 +1,153 @@
+//! `tune`: which tile multiplies matrices of which size fastest on this machine's adapter.
+
+use std::{
+    io::Write,
+    path::{Path, PathBuf},
+    time::Duration,
+};
+
+use anyhow::Context;
+use double_routing::{
+    Element, Gpu, Plan, Result, Tensor,
+    kernels::{Matmul, Tile, Tuning},
+    wgpu,
+};
+use serde::Serialize;
+
+use crate::{
+    Verdict,
+    gpu::{Description, Selection},
+    measure::{Effort, Work, measure},
+    report::{self, BOLD, DIM, Out, engineering},
+    save::Destination,
+};
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    #[command(flatten)]
+    selection: Selection,
+    /// Where the tiles go: a text file for --tuning, or for Gpu::with_tuning
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    /// Shorter and fewer samples of fewer sizes
+    #[arg(long)]
+    quick: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// Sizes up to these bounds share a tile; the last of each stand for all that are larger.
+const ROWS: &[usize] = &[1, 4, 16, 64, 256, 1024, 4096];
+const COLUMNS: &[usize] = &[64, 512, 2048];
+const QUICK_ROWS: &[usize] = &[1, 64, 512];
+const QUICK_COLUMNS: &[usize] = &[64, 512];
+/// Deep enough that a tile's beginning and end do not matter.
+const DEPTH: usize = 1024;
+
+/// A size, and how fast each tile was.
+#[derive(Debug, Serialize)]
+struct Row {
+    rows: usize,
+    columns: usize,
+    depth: usize,
+    /// FLOPs a second with the crate's own choice.
+    untuned: f64,
+    /// FLOPs a second with each tile, the best first.
+    tiles: Vec<(String, f64)>,
+}
+
+pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    let destination = Destination::new(&arguments.output)?;
+    let gpu = arguments.selection.open_adapter("the CPU reference has no tiles")?;
+    let (rows, columns) = if arguments.quick { (QUICK_ROWS, QUICK_COLUMNS) } else { (ROWS, COLUMNS) };
+    let effort = match arguments.quick {
+        true => Effort { rounds: 3, sample: Duration::from_millis(5) },
+        false => Effort { rounds: 5, sample: Duration::from_millis(30) },
+    };
+    let candidates: Vec<Tile> = Tile::all().filter(|tile| tile.suits(&gpu)).collect();
+    let steps = effort.steps(candidates.len() + 1) * rows.len() * columns.len();
+    let bar = report::progress("samples", steps, true);
+    let mut table = Vec::new();
+    let mut tuning = Tuning::default();
+    for &m in rows {
+        for &n in columns {
+            let measured = measure_size(&gpu, m, n, &candidates, effort, |name| report::step(&bar, name))?;
+            let (best, _) = measured.tiles.first().context("no tile suits the adapter")?;
+            let most = |size: usize, sizes: &[usize]| if sizes.last() == Some(&size) { u64::MAX } else { size as u64 };
+            tuning.push(most(m, rows), most(n, columns), best.parse()?);
+            table.push(measured);
+        }
+    }
+    bar.finish_and_clear();
+
+    let adapter = Description::from(gpu.info());
+    write(destination, &adapter, &tuning)?;
+    if arguments.json {
+        report::json(out, &serde_json::json!({ "adapter": adapter, "sizes": table, "tuning": tuning.to_string() }))?;
+    } else {
+        print(out, &adapter, &table, &arguments.output)?;
+    }
+    Ok(Verdict::Passed)
+}
+
+/// Times A·Bᵀ with every tile, and with the crate's own choice.
+fn measure_size(
+    gpu: &Gpu,
+    m: usize,
+    n: usize,
+    candidates: &[Tile],
+    effort: Effort,
+    progress: impl FnMut(&str),
+) -> Result<Row> {
+    let operand = |label, count: usize| gpu.buffer(label, Element::F32, count as u64);
+    let (a, b, c) = (operand("a", m * DEPTH)?, operand("b", n * DEPTH)?, operand("c", m * n)?);
+    let product = |gpu: &Gpu| -> Result<Plan> {
+        let (a, b, c) = (Tensor::f32(&a, &[m, DEPTH]), Tensor::f32(&b, &[n, DEPTH]), Tensor::f32(&c, &[m, n]));
+        Matmul::new(a, b, c).transposed().plan(gpu)
+    };
+    let mut plans = vec![(format!("{m}x{n} untuned"), product(gpu)?)];
+    for tile in candidates {
+        let mut only = Tuning::default();
+        only.push(u64::MAX, u64::MAX, *tile);
+        plans.push((format!("{m}x{n} {tile}"), product(&gpu.with_tuning(only))?));
+    }
+    let works: Vec<_> = plans
+        .iter()
+        .map(|(name, plan)| Work::new(name.clone(), |pass: &mut wgpu::ComputePass<'_>| plan.record(pass)))
+        .collect();
+    let measured = measure(gpu, &works, effort, progress)?;
+    let rate = |at: usize| 2.0 * (m * n * DEPTH) as f64 / measured.timings[at].median();
+    let mut tiles: Vec<_> = candidates.iter().enumerate().map(|(at, tile)| (tile.to_string(), rate(at + 1))).collect();
+    tiles.sort_by(|(_, a), (_, b)| b.total_cmp(a));
+    Ok(Row { rows: m, columns: n, depth: DEPTH, untuned: rate(0), tiles })
+}
+
+fn write(mut destination: Destination, adapter: &Description, tuning: &Tuning) -> anyhow::Result<()> {
+    let file = destination.file();
+    writeln!(file, "# double-routing {}: tiles measured on {adapter}", env!("CARGO_PKG_VERSION"))
+        .and_then(|()| write!(file, "{tuning}"))
+        .context("cannot write the tuning")?;
+    destination.commit()
+}
+
+fn print(out: &mut Out, adapter: &Description, table: &[Row], path: &Path) -> anyhow::Result<()> {
+    writeln!(out, "{BOLD}adapter{BOLD:#}  {adapter}\n")?;
+    let rows = table.iter().map(|row| {
+        let (best, rate) = row.tiles.first().map_or(("", row.untuned), |(tile, rate)| (tile.as_str(), *rate));
+        [
+            format!("{}x{}x{}", row.rows, row.columns, row.depth),
+            engineering(row.untuned) + "FLOP/s",
+            engineering(rate) + "FLOP/s",
+            format!("{:.2}", rate / row.untuned),
+            best.to_owned(),
+        ]
+    });
+    let mut table = report::table(["product", "untuned", "tuned", "ratio", "tile"], 1, rows);
+    if let Some(column) = table.column_mut(4) {
+        column.set_cell_alignment(comfy_table::CellAlignment::Left);
+    }
+    report::print_table(out, &table)?;
+    writeln!(out, "\n{DIM}  --tuning {} uses these tiles.{DIM:#}", path.display())?;
+    Ok(())
+}
