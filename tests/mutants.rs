@@ -141,6 +141,22 @@ const MUTANTS: &[Mutant] = &[
         cases: "matmul 3x257x15",
     },
     Mutant {
+        fault: "tile product: the last part of a sum is as deep as the others",
+        file: "src/kernels/tile.rs",
+        from: "last_depth: number(\"depth\", self.depth - (parts - 1) * depth)?,",
+        to: "last_depth: number(\"depth\", depth)?,",
+        test: "matmul",
+        cases: "x5000 f32",
+    },
+    Mutant {
+        fault: "reduce: the last part is left out",
+        file: "shaders/reduce.wgsl",
+        from: "for (var part = 0u; part < parts; part++) {",
+        to: "for (var part = 0u; part + 1u < parts; part++) {",
+        test: "reduce",
+        cases: "reduce 3x5x33",
+    },
+    Mutant {
         fault: "loads: pairs ignore that a quad starts in the middle of one",
         file: "shaders/lib/load.wgsl",
         from: "if (first & 1u) == 1u {",
@@ -250,7 +266,7 @@ const MUTANTS: &[Mutant] = &[
         from: "const MAX_ITERATIONS: u64 = 60_000;",
         to: "const MAX_ITERATIONS: u64 = 60_000_000;",
         test: "matmul",
-        cases: "x300000",
+        cases: "x300000 f32 integers bt bias invariant",
     },
     Mutant {
         fault: "host: a part of a product starts over instead of going on",
@@ -258,7 +274,7 @@ const MUTANTS: &[Mutant] = &[
         from: "continues: u32::from(k > 0),",
         to: "continues: 0,",
         test: "matmul",
-        cases: "matmul 3x5x300000",
+        cases: "matmul 3x5x300000 f32 integers bt bias invariant",
     },
     Mutant {
         fault: "host: softmax runs over the sequences instead of the tokens",
@@ -340,7 +356,7 @@ fn every_mutant_is_caught() {
         fs::write(&file, original).expect("the copy can be written");
     }
     // The last build was of a mutant; without its fault the same test must pass, or it proves nothing.
-    for test in ["matmul", "softmax", "attend", "route", "routing", "goldens", "splitting"] {
+    for test in ["matmul", "softmax", "attend", "route", "reduce", "routing", "goldens", "splitting"] {
         assert!(cargo(test, "x33", true).status.success(), "tests/{test}.rs fails without a fault");
     }
     assert!(survivors.is_empty(), "not caught: {survivors:#?}");

@@ -19,6 +19,8 @@ struct Spec {
     data: Data,
     /// Elements by which operands are moved off their aligned place.
     shift: usize,
+    /// The sum is never cut into parts.
+    invariant: bool,
 }
 
 impl Spec {
@@ -30,6 +32,7 @@ impl Spec {
         }
         name += if transposed { " bt" } else { "" };
         name += if self.bias { " bias" } else { "" };
+        name += if self.invariant { " invariant" } else { "" };
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -51,7 +54,8 @@ impl Spec {
         let bias_operand = bias.as_ref().map(|bias| Operand::input(gpu, &[columns], bias, self.shift)).transpose()?;
         let c_operand = Operand::output(gpu, &[leading, &[rows, columns]].concat(), self.shift)?;
 
-        let mut kernel = Matmul::new(a_operand.tensor(), b_operand.tensor(), c_operand.tensor());
+        let mut kernel =
+            Matmul::new(a_operand.tensor(), b_operand.tensor(), c_operand.tensor()).batch_invariant(self.invariant);
         let mut inputs = vec![("a", &a_operand), ("b", &b_operand)];
         if transposed {
             kernel = kernel.transposed();
@@ -74,6 +78,7 @@ pub(super) fn cases() -> Vec<Case> {
         element: Element::F32,
         data,
         shift: 0,
+        invariant: false,
     };
     let mut specs = Vec::new();
     // One, and one off the edges of tiles of 1, 8 and 64 rows, 32, 64 and 256 columns and of stages of 4 and 16 k.
@@ -133,7 +138,17 @@ pub(super) fn cases() -> Vec<Case> {
         for transposed in [true, false] {
             let mut spec = plain(rows, columns, depth, Data::Integers);
             spec.product.transposed = transposed;
-            specs.push(spec);
+            specs.extend([spec, Spec { invariant: true, ..spec }]);
+        }
+    }
+    // A long sum of few results, cut into parts of which the last is shorter.
+    for (rows, columns, depth) in [(1, 5, 9000), (3, 66, 4097), (17, 64, 5000)] {
+        for data in [Data::Reals, Data::Integers] {
+            for transposed in [true, false] {
+                let mut spec = plain(rows, columns, depth, data);
+                spec.product.transposed = transposed;
+                specs.push(spec);
+            }
         }
     }
     // More than 65 535 workgroups.

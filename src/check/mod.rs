@@ -8,6 +8,7 @@
 mod attend;
 mod bench;
 mod matmul;
+mod reduce;
 mod route;
 mod routing;
 mod softmax;
@@ -130,7 +131,7 @@ impl Case {
 /// assert!(double_routing::check::cases().len() > 100);
 /// ```
 pub fn cases() -> Vec<Case> {
-    [matmul::cases(), softmax::cases(), attend::cases(), route::cases(), routing::cases()]
+    [matmul::cases(), softmax::cases(), attend::cases(), route::cases(), reduce::cases(), routing::cases()]
         .into_iter()
         .flatten()
         .collect()

@@ -97,6 +97,8 @@ pub(super) fn cases() -> Vec<Case> {
     }
     // Nothing to do; nothing to add up, which leaves the biases.
     specs.extend([plain(0, 8, 8, Data::Reals), plain(9, 33, 0, Data::Integers)]);
+    // A long sum of few results, cut into parts.
+    specs.extend([plain(3, 66, 4100, Data::Reals), plain(17, 36, 5001, Data::Integers)]);
     // Deeper than an invocation may loop; more than 65 535 workgroups; more than a binding of 128 MiB.
     specs.push(plain(3, 5, 200_000, Data::Integers));
     specs.push(plain(5_000_000, 1, 1, Data::Integers));

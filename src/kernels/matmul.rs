@@ -2,7 +2,8 @@
 
 use super::{
     Kernel, Slot, WEIGHT_ELEMENTS, params,
-    tile::{self, Multiplication, Product},
+    reduce::Reduce,
+    tile::{self, Multiplication, Product, Tile},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::elements};
 
@@ -79,6 +80,50 @@ pub struct Matmul<'a> {
 
 const NAME: &str = "matmul";
 
+/// The parts of a long sum, `[parts, rows, columns]`, and the step that computes them.
+pub(super) struct Parts {
+    step: Step,
+    scratch: wgpu::Buffer,
+    pub shape: [usize; 3],
+}
+
+impl Parts {
+    pub fn tensor(&self) -> Tensor<'_> {
+        Tensor::f32(&self.scratch, &self.shape)
+    }
+
+    /// Puts the step and what adds its parts up into a plan.
+    pub fn finish(self, plan: &mut Plan, reduce: Plan) {
+        plan.push(self.step);
+        plan.append(reduce);
+        plan.keep(self.scratch);
+    }
+}
+
+impl Multiplication<'_> {
+    /// The product as parts of its sum, for [`Reduce`] to add, where it would otherwise leave most of the device idle.
+    pub(super) fn parts(&self, gpu: &Gpu, tile: Tile, batch_invariant: bool) -> Result<Option<Parts>> {
+        let Some((parts, depth)) = self.cut(gpu, tile, batch_invariant) else { return Ok(None) };
+        let shape = [parts as usize, self.rows as usize, self.columns as usize];
+        let scratch = gpu.buffer("parts of a product", Element::F32, parts * self.rows * self.columns)?;
+        let c = Tensor::f32(&scratch, &shape);
+        let in_parts = Multiplication { c: &c, ..*self };
+        let piece = in_parts.part_piece(gpu, tile, parts, depth)?;
+        let variant = piece.define(self, tile).flag("BIAS", false);
+        let params = Params { product: piece.product, ..Params::default() };
+        let step = Step::new(
+            gpu,
+            &MATMUL,
+            variant,
+            format!("{} {}x{}x{} in {parts} parts", self.operation, self.rows, self.columns, self.depth),
+            bytemuck::bytes_of(&params),
+            &[("a", &piece.a), ("b", &piece.b), ("c", &piece.c)],
+            piece.workgroups,
+        )?;
+        Ok(Some(Parts { step, scratch, shape }))
+    }
+}
+
 impl<'a> Matmul<'a> {
     /// `c = a·b`.
     ///
@@ -154,6 +199,15 @@ impl<'a> Matmul<'a> {
             return Ok(plan);
         }
         let tile = multiplication.tile(gpu, self.batch_invariant);
+        if let Some(parts) = multiplication.parts(gpu, tile, self.batch_invariant)? {
+            let mut reduce = Reduce::new(parts.tensor(), self.c.clone().reshape(&parts.shape[1..]));
+            if let Some(bias) = &self.bias {
+                reduce = reduce.inner(bias.clone());
+            }
+            let reduce = reduce.plan(gpu)?;
+            parts.finish(&mut plan, reduce);
+            return Ok(plan);
+        }
         for piece in multiplication.pieces(gpu, tile)? {
             let mut variant = piece.define(&multiplication, tile).flag("BIAS", self.bias.is_some());
             let mut params = Params { product: piece.product, ..Params::default() };

@@ -7,6 +7,7 @@
 mod attend;
 mod lanes;
 mod matmul;
+mod reduce;
 mod route;
 mod softmax;
 mod tile;
@@ -14,6 +15,7 @@ mod tuning;
 
 pub use attend::{ATTEND, Attend};
 pub use matmul::{MATMUL, Matmul};
+pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
 pub use softmax::{SOFTMAX, Softmax};
 pub use tile::Tile;
@@ -32,7 +34,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -2,6 +2,7 @@
 
 use super::{
     Kernel, Slot, WEIGHT_ELEMENTS, params,
+    reduce::Reduce,
     tile::{self, Multiplication, Piece, Product},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bound};
@@ -169,6 +170,20 @@ impl<'a> Route<'a> {
             return Ok(plan);
         }
         let tile = multiplication.tile(gpu, self.batch_invariant);
+        if let Some(parts) = multiplication.parts(gpu, tile, self.batch_invariant)? {
+            let rows_and_columns = &parts.shape[1..];
+            let w = self.w.clone().reshape(&rows_and_columns[..1]);
+            let mut reduce = Reduce::new(parts.tensor(), self.y.clone().reshape(rows_and_columns)).weights(w);
+            if let Some(inner) = &self.inner {
+                reduce = reduce.inner(inner.clone());
+            }
+            if let Some(outer) = &self.outer {
+                reduce = reduce.outer(outer.clone());
+            }
+            let reduce = reduce.plan(gpu)?;
+            parts.finish(&mut plan, reduce);
+            return Ok(plan);
+        }
         for piece in multiplication.pieces(gpu, tile)? {
             let mut variant = piece
                 .define(&multiplication, tile)

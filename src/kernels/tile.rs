@@ -132,7 +132,7 @@ const MAX_ITERATIONS: u64 = 60_000;
 /// The number of rows that a batch-invariant tile is chosen for, whatever their number is.
 const NOMINAL_ROWS: u64 = 4096;
 
-/// A long sum is cut so that at least this many workgroups share the product, each part at least so deep.
+/// A long sum is cut until so many workgroups share the product, but into parts no less deep than this.
 const fn fill(class: AdapterClass) -> (u64, u64) {
     match class {
         AdapterClass::Software => (8, 2048),
@@ -210,23 +210,6 @@ impl Tile {
         };
         // The last row of each class fits every product.
         CHOICES.iter().find(fits).map_or(TILES[1], |choice| choice.tile)
-    }
-
-    /// Into how many parts the sum of a product is cut, so that it fills the adapter, and how deep each is.
-    pub(crate) fn parts(self, gpu: &Gpu, multiplication: &Multiplication<'_>, batch_invariant: bool) -> (u64, u64) {
-        let whole = (1, multiplication.depth);
-        if batch_invariant || multiplication.batches != 1 {
-            return whole;
-        }
-        let (enough, deep) = fill(gpu.class());
-        let there = self.workgroups(multiplication.rows, multiplication.columns, 1);
-        let parts = enough.div_ceil(there).min(multiplication.depth / deep);
-        if parts < 2 {
-            return whole;
-        }
-        // Whole cache lines, whatever the storage type.
-        let depth = multiplication.depth.div_ceil(parts).next_multiple_of(64);
-        (multiplication.depth.div_ceil(depth), depth)
     }
 
     pub(crate) fn define(self, variant: Variant) -> Variant {
@@ -371,6 +354,48 @@ impl Multiplication<'_> {
     /// The tile it is computed by.
     pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
         Tile::choose(gpu, self.rows, self.columns, self.transposed, batch_invariant)
+    }
+
+    /// Into how many parts of which depth the sum is cut, so that enough workgroups share it, if it is: where all of it is one
+    /// dispatch, and the number of rows may have a say.
+    pub(super) fn cut(&self, gpu: &Gpu, tile: Tile, batch_invariant: bool) -> Option<(u64, u64)> {
+        let (enough, deep) = fill(gpu.class());
+        let parts = enough.div_ceil(tile.workgroups(self.rows, self.columns, self.batches)).min(self.depth / deep);
+        if batch_invariant || self.batches != 1 || parts < 2 {
+            return None;
+        }
+        // Whole cache lines, whatever the storage type.
+        let depth = self.depth.div_ceil(parts).next_multiple_of(64);
+        let parts = self.depth.div_ceil(depth);
+        let limit = gpu.unaligned_limit();
+        let fits = |count: u64, element: Element| count * element.bytes() as u64 <= limit;
+        let whole = fits(self.rows * self.depth, self.a.element())
+            && fits(self.columns * self.depth, self.b.element())
+            && fits(parts * self.rows * self.columns, Element::F32);
+        (whole && depth <= tile.max_depth()).then_some((parts, depth))
+    }
+
+    /// All parts of the sum at once: batches that share rows of A and columns of B, each with k of its own.
+    pub(super) fn part_piece<'a>(&'a self, gpu: &'a Gpu, tile: Tile, parts: u64, depth: u64) -> Result<Piece<'a>> {
+        let block = Block { batch: 0, batches: 1, row: 0, rows: self.rows, column: 0, columns: self.columns };
+        let mut piece = self.piece(gpu, tile, &block, 0, self.depth)?;
+        let number = |what, count| shader_u32(self.operation, what, count);
+        let each = self.rows * self.columns;
+        piece.c = self.c.bind(gpu, self.operation, "parts", 0, parts * each)?;
+        piece.c_access = store_access(&piece.c, &[self.columns, each]);
+        piece.workgroups = tile.workgroups(self.rows, self.columns, parts);
+        piece.product = Product {
+            depth: number("depth", depth)?,
+            last_depth: number("depth", self.depth - (parts - 1) * depth)?,
+            batches: number("parts", parts)?,
+            a_batch: number("depth", depth)?,
+            b_batch: number("depth", if self.transposed { depth } else { depth * self.columns })?,
+            c_first: piece.c.first,
+            c_batch: number("elements of a part", each)?,
+            finishes: 0,
+            ..piece.product
+        };
+        Ok(piece)
     }
 
     /// Cuts the product so that each dispatch stays within the binding limit and the iterations of an invocation.

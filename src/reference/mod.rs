@@ -7,12 +7,14 @@
 
 mod attend;
 mod matmul;
+mod reduce;
 mod route;
 mod routing;
 mod softmax;
 
 pub use attend::{attend, attend_bound};
 pub use matmul::{Product, matmul, matmul_bound};
+pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
 pub use routing::{Forward, Layer, signal_error};
 pub use softmax::{Axis, softmax, softmax_bound};

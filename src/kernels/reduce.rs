@@ -1,0 +1,276 @@
+//! The sum of a product's parts, with the epilogue of the routing step. Shader: `shaders/reduce.wgsl`.
+
+use super::{Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS, load_accesses, params, shader_u32, store_access};
+use crate::{
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
+    shader::Variant,
+    tensor::{Bound, elements},
+};
+
+/// The kernel behind [`Reduce`].
+///
+/// ```
+/// assert_eq!(double_routing::kernels::REDUCE.name(), "reduce");
+/// ```
+pub const REDUCE: Kernel = Kernel {
+    name: "reduce",
+    source: include_str!("../../shaders/reduce.wgsl"),
+    params: Params::fields,
+    slots: &[
+        Slot::read(1, "p"),
+        Slot::read(2, "w").when("WEIGHTED"),
+        Slot::read(3, "inner").when("INNER"),
+        Slot::read(4, "outer").when("OUTER"),
+        Slot::write(5, "y"),
+    ],
+    variants: || {
+        let biases = || std::iter::once(None).chain(WEIGHT_ELEMENTS.iter().copied().map(Some));
+        let mut variants = Vec::new();
+        for p in load_accesses(Element::F32, true) {
+            for y in STORE_ACCESSES {
+                for weighted in [false, true] {
+                    for inner in biases() {
+                        variants.extend(biases().map(|outer| variant(p, y, weighted, inner, outer)));
+                    }
+                }
+            }
+        }
+        variants
+    },
+};
+
+params! {
+    struct Params {
+        parts,
+        rows,
+        columns,
+        p_first,
+        w_first,
+        inner_first,
+        outer_first,
+        y_first,
+    }
+}
+
+/// Invocations of a workgroup.
+const LANES: u32 = 64;
+
+fn variant(
+    p: &'static str,
+    y: &'static str,
+    weighted: bool,
+    inner: Option<Element>,
+    outer: Option<Element>,
+) -> Variant {
+    let mut variant = Variant::default()
+        .number("LANES", LANES)
+        .word("p_TYPE", "f32")
+        .word("p_ACCESS", p)
+        .word("y_ACCESS", y)
+        .flag("WEIGHTED", weighted)
+        .flag("INNER", inner.is_some())
+        .flag("OUTER", outer.is_some());
+    if let Some(element) = inner {
+        variant = variant.word("inner_TYPE", element.name()).word("inner_ACCESS", "elements");
+    }
+    if let Some(element) = outer {
+        variant = variant.word("outer_TYPE", element.name()).word("outer_ACCESS", "elements");
+    }
+    variant
+}
+
+/// The sum of the parts of a product, finished as [`Route`](super::Route) finishes a whole one: `y = w ⊙ (Σ p + inner) + outer`.
+/// [`Matmul`](super::Matmul) and `Route` cut a long sum with few results into parts, so that all of a device works on it.
+///
+/// | tensor | shape | elements |
+/// |---|---|---|
+/// | `p` | `[parts, N, O]` | f32 |
+/// | `w` | `[N]`, with or without a last dimension of 1 | f32 |
+/// | `inner`, `outer` | `[O]` | f32, f16, bf16 |
+/// | `y` | `[N, O]` | f32 |
+///
+/// `p` and `y` must each fit a binding. Parts are added in order:
+/// |ŷ − y| ≤ |w|·(parts + 2)·2⁻²⁴·(Σ|p| + |inner|) + 2⁻²⁴·|outer|.
+///
+/// ```
+/// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Reduce};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let p = gpu.upload("p", bytemuck::cast_slice(&[1.0f32, 2.0, 30.0, 40.0]))?;
+/// let outer = gpu.upload("outer", bytemuck::cast_slice(&[0.5f32, 0.25]))?;
+/// let y = gpu.buffer("y", Element::F32, 2)?;
+/// // Two parts of one row.
+/// let y = Tensor::f32(&y, &[1, 2]);
+/// let plan = Reduce::new(Tensor::f32(&p, &[2, 1, 2]), y.clone()).outer(Tensor::f32(&outer, &[2])).plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&gpu.read(&y).await?), [31.5, 42.25]);
+/// # Ok(()) }) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Reduce<'a> {
+    p: Tensor<'a>,
+    y: Tensor<'a>,
+    w: Option<Tensor<'a>>,
+    inner: Option<Tensor<'a>>,
+    outer: Option<Tensor<'a>>,
+}
+
+const NAME: &str = "reduce";
+
+impl<'a> Reduce<'a> {
+    /// `y = Σ p`.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Reduce};
+    /// # fn reduce<'a>(p: Tensor<'a>, y: Tensor<'a>) -> Reduce<'a> {
+    /// Reduce::new(p, y)
+    /// # }
+    /// ```
+    pub fn new(p: Tensor<'a>, y: Tensor<'a>) -> Self {
+        Self { p, y, w: None, inner: None, outer: None }
+    }
+
+    /// The weight of each row.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Reduce};
+    /// # fn weighted<'a>(reduce: Reduce<'a>, w: Tensor<'a>) -> Reduce<'a> {
+    /// reduce.weights(w)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn weights(mut self, w: Tensor<'a>) -> Self {
+        self.w = Some(w);
+        self
+    }
+
+    /// The bias that is weighted with the sum.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Reduce};
+    /// # fn biased<'a>(reduce: Reduce<'a>, bias: Tensor<'a>) -> Reduce<'a> {
+    /// reduce.inner(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn inner(mut self, inner: Tensor<'a>) -> Self {
+        self.inner = Some(inner);
+        self
+    }
+
+    /// The bias that every row gets in full.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Reduce};
+    /// # fn biased<'a>(reduce: Reduce<'a>, bias: Tensor<'a>) -> Reduce<'a> {
+    /// reduce.outer(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn outer(mut self, outer: Tensor<'a>) -> Self {
+        self.outer = Some(outer);
+        self
+    }
+
+    /// Checks everything and builds the step.
+    ///
+    /// # Errors
+    /// As [`Matmul::plan`](super::Matmul::plan); [`Error::Limit`] where `p` or `y` exceeds a binding.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, Plan, Result, kernels::Reduce};
+    /// # fn plan(gpu: &Gpu, reduce: Reduce<'_>) -> Result<Plan> {
+    /// reduce.plan(gpu)
+    /// # }
+    /// ```
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let [parts, rows, columns] = self.check()?;
+        let mut plan = Plan::default();
+        if rows * columns == 0 {
+            return Ok(plan);
+        }
+        let mut p = self.p.bind(gpu, NAME, "p", 0, parts * rows * columns)?;
+        let y = self.y.bind(gpu, NAME, "y", 0, rows * columns)?;
+        let w = self.w.as_ref().map(|w| w.bind(gpu, NAME, "w", 0, rows)).transpose()?;
+        let inner = self.inner.as_ref().map(|inner| inner.bind(gpu, NAME, "inner", 0, columns)).transpose()?;
+        let outer = self.outer.as_ref().map(|outer| outer.bind(gpu, NAME, "outer", 0, columns)).transpose()?;
+        let first = |bound: &Option<Bound<'_>>| bound.as_ref().map_or(0, |bound| bound.first);
+        let params = Params {
+            parts: shader_u32(NAME, "parts", parts)?,
+            rows: shader_u32(NAME, "rows", rows)?,
+            columns: shader_u32(NAME, "columns", columns)?,
+            p_first: p.first,
+            w_first: first(&w),
+            inner_first: first(&inner),
+            outer_first: first(&outer),
+            y_first: y.first,
+        };
+        let element = |bias: &Option<Tensor<'a>>| bias.as_ref().map(Tensor::element);
+        let variant = variant(
+            p.load_access(gpu, Element::F32, &[columns]),
+            store_access(&y, &[columns]),
+            w.is_some(),
+            element(&self.inner),
+            element(&self.outer),
+        );
+        let mut operands = vec![("p", &p), ("y", &y)];
+        for (name, bound) in [("w", &w), ("inner", &inner), ("outer", &outer)] {
+            operands.extend(bound.as_ref().map(|bound| (name, bound)));
+        }
+        plan.push(Step::new(
+            gpu,
+            &REDUCE,
+            variant,
+            format!("{NAME} {parts}x{rows}x{columns}"),
+            bytemuck::bytes_of(&params),
+            &operands,
+            (rows * columns.div_ceil(4)).div_ceil(u64::from(LANES)),
+        )?);
+        Ok(plan)
+    }
+
+    /// The parts, rows and columns.
+    fn check(&self) -> Result<[u64; 3]> {
+        let (p, y) = (self.p.shape(), self.y.shape());
+        let ([parts, rows, columns], [y_rows, y_columns]) = (p, y) else {
+            return Err(Error::shape(NAME, format!("p {p:?} needs three dimensions, y {y:?} two")));
+        };
+        if (rows, columns) != (y_rows, y_columns) {
+            return Err(Error::shape(NAME, format!("y is {y:?}, p {p:?} gives {:?}", [rows, columns])));
+        }
+        self.p.check_element(NAME, "p", &[Element::F32])?;
+        self.y.check_element(NAME, "y", &[Element::F32])?;
+        if let Some(w) = &self.w {
+            if w.shape() != [*rows] && w.shape() != [*rows, 1] {
+                return Err(Error::shape(NAME, format!("w is {:?}, expected {:?}", w.shape(), [rows])));
+            }
+            w.check_element(NAME, "w", &[Element::F32])?;
+        }
+        for (name, bias) in [("inner", &self.inner), ("outer", &self.outer)] {
+            if let Some(bias) = bias {
+                if bias.shape() != [*columns] {
+                    return Err(Error::shape(NAME, format!("{name} is {:?}, expected {:?}", bias.shape(), [columns])));
+                }
+                bias.check_element(NAME, name, WEIGHT_ELEMENTS)?;
+            }
+        }
+        let operands = [
+            ("p", Some(&self.p)),
+            ("w", self.w.as_ref()),
+            ("inner", self.inner.as_ref()),
+            ("outer", self.outer.as_ref()),
+        ];
+        for (name, tensor) in operands {
+            if let Some(tensor) = tensor {
+                tensor.check(NAME, name)?;
+                tensor.check_apart(NAME, name, &self.y)?;
+            }
+        }
+        self.y.check(NAME, "y")?;
+        elements(NAME, p)?;
+        Ok([*parts as u64, *rows as u64, *columns as u64])
+    }
+}
