@@ -1,0 +1,68 @@
+#!/bin/sh
+# All that a GPU is to be measured by, in one call: is it right, how fast is it, which tiles suit it, and what do other
+# libraries reach on the same card. What it prints and writes belongs in benches/results/.
+#
+#   scripts/gpu.sh RESULTS [part of the adapter's name]
+#
+# DOUBLE_ROUTING and PEERS name programs that were built elsewhere, for a machine without Cargo; without PEERS and Cargo that
+# part is left out, and so is PyTorch where Python has none. QUICK=1 tries the script itself on a slow adapter.
+set -eu
+results=${1:?usage: scripts/gpu.sh RESULTS [part of the adapter\'s name]}
+adapter=${2:-}
+cd "$(dirname "$0")/.."
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+OURS=$results/ours.jsonl
+export OURS
+
+if [ -z "${DOUBLE_ROUTING:-}" ]; then
+    cargo build --release -p double-routing-cli
+    DOUBLE_ROUTING=${CARGO_TARGET_DIR:-target}/release/double-routing
+fi
+if [ -z "${PEERS:-}" ] && command -v cargo >/dev/null; then
+    cargo build --release --manifest-path peers/Cargo.toml
+    PEERS=${CARGO_TARGET_DIR:-peers/target}/release/peers
+fi
+quick=
+large=--large
+device=cuda
+if [ -n "${QUICK:-}" ]; then
+    quick=--quick
+    large='--work softmax'
+    device=cpu
+fi
+
+# A part that fails does not keep the others from being measured.
+failed=
+part() {
+    name=$1
+    shift
+    printf '\n== %s: %s\n' "$name" "$*"
+    "$@" || failed="$failed $name"
+}
+double_routing() {
+    command=$1
+    shift
+    "$DOUBLE_ROUTING" "$command" ${adapter:+--adapter "$adapter"} "$@"
+}
+
+date -u +%Y-%m-%d
+"$DOUBLE_ROUTING" adapters | tee "$results/adapters.txt"
+part check double_routing check ${quick:+--case softmax}
+part bench double_routing bench $quick --picture "$results/roofline.svg"
+part tune double_routing tune $quick --output "$results/tuning.txt"
+part 'bench tuned' double_routing bench $quick --work matmul --tuning "$results/tuning.txt"
+if [ -n "${PEERS:-}" ]; then
+    # shellcheck disable=SC2086 # several words
+    part ours sh -c '"$0" "$@" >"$OURS"' "$PEERS" --peer none $large --json ${adapter:+--adapter "$adapter"}
+    # shellcheck disable=SC2086
+    part burn "$PEERS" --peer burn-wgpu ${quick:+--work softmax} ${adapter:+--adapter "$adapter"}
+    if python3 -c 'import torch' 2>/dev/null; then
+        part pytorch python3 peers/pytorch/forward.py --device "$device" --join "$OURS" ${quick:+--work softmax}
+    else
+        echo 'left out: PyTorch, which this Python has not' >&2
+    fi
+else
+    echo 'left out: other libraries, whose program is not there' >&2
+fi
+[ -z "$failed" ] || { echo "failed:$failed" >&2; exit 1; }
