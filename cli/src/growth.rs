@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use double_routing::{Dimensions, Error, Forward, Gpu, PlanKind};
+use double_routing::{Dimensions, Error, Gpu, Plan, PlanKind};
 use plotters::{prelude::*, style::text_anchor::HPos};
 use serde::Serialize;
 
@@ -55,14 +55,14 @@ impl Axis {
         Layer { batch, tokens, dimensions: Dimensions { input, attention, routing, output } }
     }
 
-    /// Sizes in equal steps, over more than three decades.
+    /// Sizes in equal steps, over three decades and more.
     fn sizes(self, quick: bool) -> Vec<usize> {
-        let (first, last) = if self == Self::B { (0, 12) } else { (3, 14) };
-        let step = if quick { 3 } else { 1 };
-        // From the largest down, so that it is always there.
-        let mut sizes: Vec<_> = (first..=last).rev().step_by(step).map(|power| 1 << power).collect();
-        sizes.reverse();
-        sizes
+        let (first, last) = match self {
+            Self::B => (0, 12),
+            _ => (3, 14),
+        };
+        let powers = if quick { (first..=first + 10).step_by(2) } else { (first..=last).step_by(1) };
+        powers.map(|power| 1 << power).collect()
     }
 
     /// The layer's sizes that stay.
@@ -92,7 +92,7 @@ struct Subject {
     axis: Axis,
     size: usize,
     order: String,
-    forward: Forward,
+    forward: Plan,
 }
 
 #[derive(Debug, Clone, Serialize)]
@@ -311,18 +311,20 @@ impl Fit {
 
 #[cfg(test)]
 mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
     use super::{Axis, Fit};
 
     #[test]
     fn a_power_is_found_behind_a_fixed_cost() {
         let points: Vec<_> =
             (0..14).map(|power| (1usize << power, 1e-4 + 3e-7 * f64::from(1 << power).powf(1.5))).collect();
-        let fit = Fit::of(&points).expect("points enough");
+        let fit = Fit::of(&points).unwrap();
         assert!((fit.exponent - 1.5).abs() < 0.05, "{fit:?}");
         assert!(fit.fitted_from >= 128, "{fit:?}");
         // An exact power is found exactly, whatever the number of points.
         let exact: Vec<_> = (0..3).map(|power| (1usize << power, 2.0 * f64::from(1 << power).powi(2))).collect();
-        let fit = Fit::of(&exact).expect("points enough");
+        let fit = Fit::of(&exact).unwrap();
         assert!((fit.exponent - 2.0).abs() < 1e-12 && (fit.factor - 2.0).abs() < 1e-12, "{fit:?}");
         assert_eq!(Fit::of(&exact[..2]), None);
     }

@@ -194,4 +194,43 @@ fn adapters_that_are_not_there() {
     double_routing(&["demo", "--adapter", "abacus"]).refused(&["abacus"]);
     double_routing(&["check", "--adapter", "cpu"]).refused(&["CPU reference"]);
     double_routing(&["check", "--case", "no such case"]).refused(&["no such case"]);
+    for command in ["bench", "growth"] {
+        double_routing(&[command, "--adapter", "abacus"]).refused(&["abacus"]);
+        double_routing(&[command, "--adapter", "cpu"]).refused(&["CPU reference"]);
+    }
+}
+
+#[test]
+fn measurements_that_cannot_be_made_or_drawn() {
+    double_routing(&["bench", "--work", "no such work"]).refused(&["no such work"]);
+    let folder = tempfile::tempdir().expect("a folder");
+    let path = |name: &str| folder.path().join(name).to_str().expect("text").to_owned();
+    for command in ["bench", "growth"] {
+        double_routing(&[command, "--picture", &path("picture.png")]).refused(&["picture.png", ".svg"]);
+        double_routing(&[command, "--picture", &path("missing/picture.svg")]).refused(&["cannot write", "missing"]);
+    }
+    // A picture that is there stays when there is nothing to draw.
+    std::fs::write(path("picture.svg"), "precious").expect("a file");
+    let drawn = ["--picture", &path("picture.svg")];
+    double_routing(&[&["bench", "--work", "no such work"], &drawn[..]].concat()).refused(&["no such work"]);
+    double_routing(&[&["growth", "--adapter", "abacus"], &drawn[..]].concat()).refused(&["abacus"]);
+    assert_eq!(std::fs::read(path("picture.svg")).expect("still there"), b"precious");
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "a part of a picture is left");
+}
+
+#[test]
+fn tunings_that_cannot_be_read() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tuning.txt");
+    let path = file.to_str().expect("text");
+    let check = || double_routing(&["check", "--case", "matmul 1x1x1", "--tuning", path]);
+    check().refused(&["cannot read", "tuning.txt"]);
+    for (text, words) in [
+        ("rows<=4 columns<=* nothing 1x1 1x1", "line 1: 'rows<=4 columns<=* nothing 1x1 1x1'"),
+        ("# fine\nrows<=many columns<=* lanes 32x4 1x1", "line 2"),
+        ("rows<=4", "expected 'rows<=N columns<=N TILE'"),
+    ] {
+        std::fs::write(&file, text).expect("a file");
+        check().refused(&["tuning", words]);
+    }
 }

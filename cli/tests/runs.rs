@@ -209,6 +209,71 @@ fn the_demo_tells_the_language_of_a_text() {
     assert!(ran.stdout.contains("Deutsch") && ran.stdout.contains("Das Kennwort"), "{}", ran.stdout);
 }
 
+#[test]
+fn bench_measures_and_draws() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let picture = folder.path().join("roofline.svg");
+    let arguments = ["bench", "--quick", "--work", "matmul 127x129x131", "--json", "--picture"];
+    let report = double_routing(&[&arguments[..], &[picture.to_str().expect("text")]].concat()).passed().json();
+    let positive = |value: &serde_json::Value| {
+        let number = value.as_f64().expect("a number");
+        assert!(number > 0.0 && number.is_finite(), "{number}: {report}");
+        number
+    };
+    assert!(["timestamps", "wall"].contains(&report["clock"].as_str().expect("text")), "{report}");
+    let ceilings = report["ceilings"].as_array().expect("a list");
+    assert_eq!(ceilings.len(), 3, "{report}");
+    for ceiling in ceilings {
+        positive(&ceiling["per_second"]);
+    }
+
+    let works = report["works"].as_array().expect("a list");
+    assert_eq!((works.len(), &works[0]["name"]), (1, &"matmul 127x129x131 bt".into()), "{report}");
+    let work = &works[0];
+    let (flops, bytes) = (2 * 127 * 129 * 131, 4 * (127 * 131 + 129 * 131 + 127 * 129));
+    assert_eq!(work["flops"], flops);
+    assert_eq!(work["bytes_read"].as_u64().expect("bytes") + work["bytes_written"].as_u64().expect("bytes"), bytes);
+    let seconds = positive(&work["seconds"]);
+    assert!((positive(&work["flops_per_second"]) * seconds / f64::from(flops) - 1.0).abs() < 1e-9, "{report}");
+    assert!((positive(&work["bytes_per_second"]) * seconds / bytes as f64 - 1.0).abs() < 1e-9, "{report}");
+    for sample in work["samples"].as_array().expect("a list") {
+        positive(sample);
+    }
+    positive(&work["share"]);
+    positive(&work["ceiling"]["per_second"]);
+
+    let svg = std::fs::read_to_string(picture).expect("the picture");
+    assert!(svg.starts_with("<svg") && svg.trim_end().ends_with("</svg>"), "{svg}");
+    for words in ["arithmetic", "127x129x131 bt", "FLOP/s"] {
+        assert!(svg.contains(words), "'{words}' is missing in {svg}");
+    }
+    assert_eq!(std::fs::read_dir(folder.path()).expect("a folder").count(), 1, "more than the picture is left");
+}
+
+#[test]
+fn growth_measures_and_draws() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let picture = folder.path().join("growth.svg");
+    let arguments = ["growth", "--quick", "--json", "--picture", picture.to_str().expect("text")];
+    let report = double_routing(&arguments).passed().json();
+    let curves = report["curves"].as_array().expect("a list");
+    let axes: Vec<_> = curves.iter().map(|curve| curve["axis"].as_str().expect("text")).collect();
+    assert_eq!(axes, ["S", "B", "in", "O"]);
+    for curve in curves {
+        let points = curve["points"].as_array().expect("a list");
+        let of = |name: &str| points.iter().map(|point| point[name].as_f64().expect("a number")).collect::<Vec<_>>();
+        let (sizes, seconds) = (of("size"), of("seconds"));
+        assert!(sizes.is_sorted() && sizes[sizes.len() - 1] >= 1000.0 * sizes[0], "{curve}");
+        assert!(seconds.iter().all(|&seconds| seconds > 0.0 && seconds.is_finite()), "{curve}");
+        // A thousand times the work takes longer, on whatever adapter.
+        assert!(seconds[seconds.len() - 1] > seconds[0], "{curve}");
+        assert!(curve["exponent"].as_f64().is_some_and(f64::is_finite), "{curve}");
+        assert!(curve["fitted_from"].as_f64().is_some_and(|from| sizes.contains(&from)), "{curve}");
+    }
+    let svg = std::fs::read_to_string(picture).expect("the picture");
+    assert_eq!(svg.matches("time ∝").count(), 4, "{svg}");
+}
+
 /// Hides the drivers from the loaders of Vulkan and OpenGL.
 #[cfg(target_os = "linux")]
 #[test]
@@ -226,4 +291,23 @@ fn without_an_adapter_the_reference_does_the_work() {
     // What was asked for and is not there is an error.
     run(&["check"]).refused(&["no adapter", "mesa-vulkan-drivers"]);
     run(&["demo", "--backend", "vulkan"]).refused(&["no adapter on vulkan"]);
+}
+
+#[test]
+fn tune_writes_what_tuning_reads() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tuning.txt");
+    let path = file.to_str().expect("text");
+    let report = double_routing(&["tune", "--quick", "--json", "--output", path]).passed().json();
+    let sizes = report["sizes"].as_array().expect("a list");
+    assert_eq!(sizes.len(), 6, "{report}");
+    for size in sizes {
+        let tiles = size["tiles"].as_array().expect("a list");
+        let rates: Vec<f64> = tiles.iter().map(|tile| tile[1].as_f64().expect("a number")).collect();
+        assert!(rates.len() > 1 && rates.is_sorted_by(|a, b| a >= b) && rates[rates.len() - 1] > 0.0, "{size}");
+    }
+    let text = std::fs::read_to_string(&file).expect("the tuning");
+    assert!(text.starts_with("# double-routing"), "{text}");
+    assert_eq!(text.lines().filter(|line| !line.starts_with('#')).collect::<Vec<_>>().len(), 6, "{text}");
+    double_routing(&["check", "--case", "matmul 65x63x31", "--tuning", path]).passed();
 }

@@ -14,8 +14,8 @@ use crate::{
 };
 
 /// What a ceiling limits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
-#[serde(rename_all = "snake_case")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(tag = "resource", rename_all = "snake_case")]
 pub enum Resource {
     /// Multiplications and additions in f32.
     Arithmetic,
@@ -33,6 +33,14 @@ impl Resource {
             Self::Read { bytes: traffic.bytes().next_multiple_of(16) }
         } else {
             Self::Copy { bytes: traffic.bytes().next_multiple_of(32) }
+        }
+    }
+
+    /// Bytes read and written.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::Arithmetic => 0,
+            Self::Read { bytes } | Self::Copy { bytes } => bytes,
         }
     }
 
@@ -236,6 +244,8 @@ impl Yardstick {
     /// Runs it once and holds every result against what it must be, so that work a driver left out is not counted.
     fn verify(&self, gpu: &Gpu, operands: &Operands) -> anyhow::Result<()> {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
+        // What another shape left there would hide what this one leaves out.
+        encoder.clear_buffer(&self.results, 0, None);
         self.record(&mut encoder.begin_compute_pass(&Default::default()));
         gpu.queue().submit([encoder.finish()]);
         let expected = self.expected(operands);

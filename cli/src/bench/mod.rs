@@ -109,6 +109,8 @@ struct Roofline {
 
 /// Bytes that are read or copied for the ceilings of memory: as many as WebGPU lets every device bind.
 const LARGE: u64 = 128 << 20;
+/// The same for a quick look.
+const QUICK: u64 = 32 << 20;
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let picture = arguments.picture.as_deref().map(Svg::new).transpose()?;
@@ -147,18 +149,18 @@ fn chosen(arguments: &Arguments) -> anyhow::Result<Vec<Spec>> {
 
 impl Roofline {
     fn measure(gpu: &Gpu, specs: &[Spec], quick: bool) -> anyhow::Result<Self> {
-        let (search_effort, effort) = if quick {
-            let sample = Duration::from_millis(10);
-            (Effort { rounds: 2, sample }, Effort { rounds: 3, sample })
+        let milliseconds = Duration::from_millis;
+        let (large, search_effort, effort) = if quick {
+            let sample = milliseconds(10);
+            (QUICK, Effort { rounds: 2, sample }, Effort { rounds: 3, sample })
         } else {
-            let sample = Duration::from_millis(30);
-            (Effort { rounds: 3, sample: Duration::from_millis(15) }, Effort { rounds: 9, sample })
+            (LARGE, Effort { rounds: 3, sample: milliseconds(15) }, Effort { rounds: 9, sample: milliseconds(30) })
         };
-        let operands = Operands::new(gpu, specs, LARGE)?;
+        let operands = Operands::new(gpu, specs, large)?;
         let (subjects, left_out) = prepare(gpu, specs, &operands)?;
 
         let mut search = Search::new(gpu, &operands);
-        let main = [Resource::Arithmetic, Resource::Read { bytes: LARGE }, Resource::Copy { bytes: LARGE }];
+        let main = [Resource::Arithmetic, Resource::Read { bytes: large }, Resource::Copy { bytes: large }];
         let mut best = |resources: &[Resource]| {
             let bar = report::progress("shapes tried for the ceilings", search.steps(resources, search_effort), true);
             let yardsticks = search.best(resources, search_effort, |name| report::step(&bar, name));
@@ -166,12 +168,10 @@ impl Roofline {
             yardsticks
         };
         let mut yardsticks = best(&main)?;
-        // Memory is faster where caches hold it: what memory limits is held against its own traffic.
         let mut streams: Vec<Resource> =
-            subjects.iter().filter_map(|subject| own_stream(subject, &yardsticks)).collect();
-        streams.sort_by_key(|stream| format!("{stream:?}"));
+            subjects.iter().filter_map(|subject| own_stream(subject, &yardsticks, large)).collect();
+        streams.sort_unstable();
         streams.dedup();
-        streams.retain(|stream| !main.contains(stream));
         yardsticks.extend(best(&streams)?);
 
         let mut works: Vec<Work<'_>> = yardsticks.iter().map(Yardstick::work).collect();
@@ -276,14 +276,15 @@ impl Roofline {
     }
 }
 
-/// The stream that a work is held against, where memory may be what limits it.
-fn own_stream(subject: &Subject, main: &[Yardstick]) -> Option<Resource> {
+/// The stream of a work's own bytes, where memory may be what limits it and caches may hold more of it than of the `large`
+/// streams.
+fn own_stream(subject: &Subject, main: &[Yardstick], large: u64) -> Option<Resource> {
     let like = Resource::like(subject.traffic);
     let arithmetic = main.iter().find(|yardstick| yardstick.resource == Resource::Arithmetic)?;
     let memory = main.iter().find(|yardstick| yardstick.resource.name() == like.name())?;
-    // Both ceilings will be measured again.
-    let least = subject.flops as f64 / arithmetic.rate / 1.25;
-    (subject.traffic.bytes() as f64 / memory.rate > least).then_some(like)
+    let (computing, moving) = (subject.flops as f64 / arithmetic.rate, subject.traffic.bytes() as f64 / memory.rate);
+    // Both rates will be measured again, and may turn out a little different.
+    (like.bytes() < large && 1.25 * moving > computing).then_some(like)
 }
 
 /// The ceiling that limits a work of so many FLOPs and bytes, and the least seconds it leaves.

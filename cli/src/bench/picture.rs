@@ -1,9 +1,13 @@
-//! The roofline as a picture: what memory and arithmetic allow as lines, each work a point, with a stem up to its own ceiling.
+//! The roofline as a picture: what memory and arithmetic allow as lines, each work as a point with a stem up to its own
+//! ceiling.
 
 use plotters::{prelude::*, style::text_anchor::HPos};
 
 use super::{Ceiling, Kind, Resource, Roofline, Row};
-use crate::chart::{Area, Chart, INK, MUTED, Places, around, bold, logarithmic, text, write};
+use crate::{
+    chart::{Area, Chart, INK, MUTED, Places, around, bold, logarithmic, text, write},
+    report::seconds,
+};
 
 pub const SIZE: (u32, u32) = (1280, 800);
 /// Pixels of the chart's width; the list of works is beside it.
@@ -38,9 +42,9 @@ fn chart(roofline: &Roofline, area: &Area<'_>) -> anyhow::Result<()> {
         roofline.ceilings.iter().filter(|ceiling| ceiling.resource != Resource::Arithmetic).collect();
     let Some(peak) = arithmetic.map(|ceiling| ceiling.per_second) else { return Ok(()) };
     // Every point, and where memory and arithmetic allow as much.
-    let ridges = memories.iter().map(|memory| peak / memory.per_second);
+    let ridges = || memories.iter().map(|memory| peak / memory.per_second);
     let (mut x, mut y) = ((f64::MAX, 0.0), (peak, peak));
-    for intensity in points().map(|(intensity, _)| intensity).chain(ridges) {
+    for intensity in points().map(|(intensity, _)| intensity).chain(ridges()) {
         x = (intensity.min(x.0), intensity.max(x.1));
     }
     for rate in roofline.works.iter().flat_map(|row| [row.flops_per_second, row.attainable()]) {
@@ -50,18 +54,16 @@ fn chart(roofline: &Roofline, area: &Area<'_>) -> anyhow::Result<()> {
     let mut chart = logarithmic(area, [x.clone(), y.clone()], ["FLOPs for each byte", "FLOP/s"])?;
 
     let mut places = Places::default();
-    for at in points() {
-        places.take(chart.backend_coord(&at), (12, 12));
+    for row in &roofline.works {
+        let point = chart.backend_coord(&(row.intensity(), row.flops_per_second));
+        let top = chart.backend_coord(&(row.intensity(), row.attainable()));
+        places.take(point, (12, 12));
+        places.take((point.0, (point.1 + top.1) / 2), (6, (point.1 - top.1).abs()));
     }
     let thick = INK.stroke_width(2);
-    chart.draw_series(LineSeries::new(
-        [(x.start.max(y.start / peak), peak), (x.end, peak)].map(|(at, rate)| {
-            // Left of the first ridge only memory limits.
-            let first = memories.iter().map(|memory| peak / memory.per_second).fold(f64::MAX, f64::min);
-            (at.max(first), rate)
-        }),
-        thick,
-    ))?;
+    // Left of the first ridge only memory limits.
+    let first = ridges().fold(f64::MAX, f64::min);
+    chart.draw_series(LineSeries::new([(first, peak), (x.end, peak)], thick))?;
     for memory in &memories {
         let slope = memory.per_second;
         let ends = [x.start.max(y.start / slope), peak / slope].map(|at| (at, at * slope));
@@ -75,7 +77,7 @@ fn chart(roofline: &Roofline, area: &Area<'_>) -> anyhow::Result<()> {
     }
     label_memories(area, &chart, &memories, (&x, &y), peak, &mut places)?;
 
-    // Stems below points.
+    // Points cover stems.
     for row in &roofline.works {
         let (colour, at) = (row.kind.colour(), row.intensity());
         let stem = [(at, row.flops_per_second), (at, row.attainable())];
@@ -142,7 +144,9 @@ fn list(roofline: &Roofline, area: &Area<'_>) -> anyhow::Result<()> {
     let right = width as i32 - 24;
     let mut height = 26;
     let rows: Vec<_> = numbered(roofline).collect();
-    write(area, "share of the ceiling", (right, height), HPos::Right, &text(11.0, MUTED))?;
+    let of_times = right - 60;
+    write(area, "time", (of_times, height), HPos::Right, &text(11.0, MUTED))?;
+    write(area, "share", (right, height), HPos::Right, &text(11.0, MUTED))?;
     for rows in rows.chunk_by(|(_, a), (_, b)| a.kind == b.kind) {
         for (place, (number, row)) in rows.iter().enumerate() {
             let colour = row.kind.colour();
@@ -153,6 +157,7 @@ fn list(roofline: &Roofline, area: &Area<'_>) -> anyhow::Result<()> {
             }
             write(area, &number.to_string(), (26, height), HPos::Right, &bold(11.0, colour))?;
             write(area, size, (36, height), HPos::Left, &text(12.0, INK))?;
+            write(area, &seconds(row.seconds), (of_times, height), HPos::Right, &text(12.0, INK))?;
             write(area, &format!("{:.0} %", 100.0 * row.share), (right, height), HPos::Right, &text(12.0, INK))?;
             height += 19;
         }

@@ -1,7 +1,7 @@
 //! What is measured: the kernels and the layer at representative sizes.
 
 use double_routing::{
-    Dimensions, DoubleRouting, Error, Forward, Gpu, Linear, Order, Plan, PlanKind, Result, Settings, Tensor, Weights,
+    Dimensions, DoubleRouting, Error, Gpu, Linear, Order, Plan, PlanKind, Result, Settings, Tensor, Weights,
     kernels::{Attend, Matmul, Route, Softmax},
     wgpu,
 };
@@ -35,7 +35,7 @@ impl Layer {
     }
 
     /// Plans a forward in this order from `x` to `y`.
-    pub fn prepare(&self, gpu: &Gpu, plan: PlanKind, operands: &Operands) -> Result<(Order, Forward)> {
+    pub fn prepare(&self, gpu: &Gpu, plan: PlanKind, operands: &Operands) -> Result<(Order, Plan)> {
         let Self { batch, tokens, dimensions: Dimensions { input, output, .. } } = *self;
         let settings = Settings { plan, ..Settings::default() };
         let layer = DoubleRouting::new(gpu, &weights(self.dimensions)?, settings)?;
@@ -43,7 +43,7 @@ impl Layer {
             Tensor::f32(&operands.input, &[batch, tokens, input]),
             Tensor::f32(&operands.output, &[batch, tokens, output]),
         );
-        Ok((layer.order(), layer.forward(x).output(y).plan()?))
+        Ok((layer.order(), layer.forward(x).output(y).plan()?.plan().clone()))
     }
 }
 
@@ -136,14 +136,14 @@ impl Spec {
             Tensor::f32(&operands.input, shape).offset(4 * Operands::starts(&read)[place] as u64)
         };
         let y = |shape: &[usize]| Tensor::f32(&operands.output, shape);
-        let (flops, recorded) = match *self {
+        let (flops, plan) = match *self {
             Self::Matmul { rows, columns, depth, transposed } => {
                 let b = if transposed { [columns, depth] } else { [depth, columns] };
                 let mut matmul = Matmul::new(x(0, &[rows, depth]), x(1, &b), y(&[rows, columns]));
                 if transposed {
                     matmul = matmul.transposed();
                 }
-                (2 * rows * columns * depth, Recorded::Plan(matmul.plan(gpu)?))
+                (2 * rows * columns * depth, matmul.plan(gpu)?)
             }
             Self::Route { rows, columns, depth } => {
                 let route =
@@ -151,25 +151,25 @@ impl Spec {
                         .inner(x(3, &[columns]))
                         .outer(x(4, &[columns]));
                 // The weight and two biases for each element.
-                (rows * columns * (2 * depth + 3), Recorded::Plan(route.plan(gpu)?))
+                (rows * columns * (2 * depth + 3), route.plan(gpu)?)
             }
             Self::Attend { rows, depth } => {
                 let attend = Attend::new(x(0, &[rows, depth]), x(1, &[depth]), y(&[rows])).bias(x(2, &[1]));
-                (rows * (2 * depth + 1), Recorded::Plan(attend.plan(gpu)?))
+                (rows * (2 * depth + 1), attend.plan(gpu)?)
             }
             Self::Softmax { rows, columns } => {
                 let softmax = Softmax::new(x(0, &[rows, columns]), y(&[rows, columns]), 1);
                 // A difference, an exponential, a sum and a division for each element.
-                (4 * rows * columns, Recorded::Plan(softmax.plan(gpu)?))
+                (4 * rows * columns, softmax.plan(gpu)?)
             }
             Self::Forward { layer, plan } => {
                 let (order, forward) = layer.prepare(gpu, plan, operands)?;
                 let cost = order.cost(layer.dimensions, layer.rows() as u64);
                 traffic.read = cost.bytes.saturating_sub(traffic.written);
-                (cost.flops as usize, Recorded::Forward(forward))
+                (cost.flops as usize, forward)
             }
         };
-        Ok(Subject { name: self.to_string(), kind: self.kind(), flops: flops as u64, traffic, recorded })
+        Ok(Subject { name: self.to_string(), kind: self.kind(), flops: flops as u64, traffic, plan })
     }
 }
 
@@ -221,20 +221,12 @@ pub struct Subject {
     pub kind: Kind,
     pub flops: u64,
     pub traffic: Traffic,
-    recorded: Recorded,
-}
-
-enum Recorded {
-    Plan(Plan),
-    Forward(Forward),
+    plan: Plan,
 }
 
 impl Subject {
     pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        match &self.recorded {
-            Recorded::Plan(plan) => plan.record(pass),
-            Recorded::Forward(forward) => forward.record(pass),
-        }
+        self.plan.record(pass);
     }
 }
 
