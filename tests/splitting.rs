@@ -16,14 +16,15 @@ use double_routing::{
     wgpu,
 };
 
-/// The same adapters with bindings of at most this many bytes.
+/// The same adapters with bindings of at most this many bytes; their features choose the kernels' configurations, so they stay.
 fn confined(bytes: u64) -> Vec<Gpu> {
     let backends = gpus().into_iter().map(|gpu| gpu.info().backend);
     backends
         .map(|backend| {
             let adapters = pollster::block_on(Gpu::adapters(backend.into()));
             let limits = wgpu::Limits { max_storage_buffer_binding_size: bytes, ..Gpu::required_limits() };
-            pollster::block_on(Gpu::open_adapter(&adapters[0], Gpu::required_features(), limits)).expect("a device")
+            let features = Gpu::useful_features(&adapters[0]);
+            pollster::block_on(Gpu::open_adapter(&adapters[0], features, limits)).expect("a device")
         })
         .collect()
 }
