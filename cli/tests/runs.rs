@@ -216,14 +216,16 @@ fn bench_measures_and_draws() {
     let arguments = ["bench", "--quick", "--work", "matmul 127x129x131", "--json", "--picture"];
     let report = double_routing(&[&arguments[..], &[picture.to_str().expect("text")]].concat()).passed().json();
     let positive = |value: &serde_json::Value| {
-        let number = value.as_f64().unwrap_or_else(|| panic!("{value} is no number: {report}"));
+        let number = value.as_f64().expect("a number");
         assert!(number > 0.0 && number.is_finite(), "{number}: {report}");
         number
     };
     assert!(["timestamps", "wall"].contains(&report["clock"].as_str().expect("text")), "{report}");
     let ceilings = report["ceilings"].as_array().expect("a list");
     assert_eq!(ceilings.len(), 3, "{report}");
-    ceilings.iter().for_each(|ceiling| drop(positive(&ceiling["per_second"])));
+    for ceiling in ceilings {
+        positive(&ceiling["per_second"]);
+    }
 
     let works = report["works"].as_array().expect("a list");
     assert_eq!((works.len(), &works[0]["name"]), (1, &"matmul 127x129x131 bt".into()), "{report}");
@@ -234,7 +236,9 @@ fn bench_measures_and_draws() {
     let seconds = positive(&work["seconds"]);
     assert!((positive(&work["flops_per_second"]) * seconds / f64::from(flops) - 1.0).abs() < 1e-9, "{report}");
     assert!((positive(&work["bytes_per_second"]) * seconds / bytes as f64 - 1.0).abs() < 1e-9, "{report}");
-    work["samples"].as_array().expect("a list").iter().for_each(|sample| drop(positive(sample)));
+    for sample in work["samples"].as_array().expect("a list") {
+        positive(sample);
+    }
     positive(&work["share"]);
     positive(&work["ceiling"]["per_second"]);
 
