@@ -175,8 +175,7 @@ impl Growth {
             }
         }
         let name = |subject: &Subject| format!("{}={}", subject.axis, subject.size);
-        let works: Vec<_> =
-            subjects.iter().map(|subject| Work::new(name(subject), |pass| subject.forward.record(pass))).collect();
+        let works: Vec<_> = subjects.iter().map(|subject| Work::of(name(subject), &subject.forward)).collect();
         let bar = report::progress("samples", effort.steps(works.len()), true);
         let measured = measure(gpu, &works, effort, |name| report::step(&bar, name));
         bar.finish_and_clear();

@@ -2,7 +2,7 @@
 
 use std::time::{Duration, Instant};
 
-use double_routing::{Error, Gpu, Result, Tensor, wgpu};
+use double_routing::{Error, Gpu, Plan, Result, Tensor, bytemuck, wgpu};
 use serde::Serialize;
 
 use crate::gpu::wait;
@@ -16,6 +16,11 @@ pub struct Work<'a> {
 impl<'a> Work<'a> {
     pub fn new(name: impl Into<String>, record: impl Fn(&mut wgpu::ComputePass<'_>) + 'a) -> Self {
         Self { name: name.into(), record: Box::new(record) }
+    }
+
+    /// A plan's steps.
+    pub fn of(name: impl Into<String>, plan: &'a Plan) -> Self {
+        Self::new(name, |pass| plan.record(pass))
     }
 }
 
@@ -227,7 +232,7 @@ impl<'a> Stopwatch<'a> {
     fn elapsed(&self, timestamps: &Timestamps) -> Result<f64> {
         let words = Tensor::u32(&timestamps.resolved, &[4]);
         let bytes = wait(self.gpu, self.gpu.read(&words))?;
-        let words: Vec<u32> = double_routing::bytemuck::pod_collect_to_vec(&bytes);
+        let words: Vec<u32> = bytemuck::pod_collect_to_vec(&bytes);
         let [start_low, start_high, end_low, end_high] = words[..] else { return Ok(0.0) };
         let ticks = |low, high| u64::from(high) << 32 | u64::from(low);
         let elapsed = ticks(end_low, end_high).wrapping_sub(ticks(start_low, start_high)) as i64;

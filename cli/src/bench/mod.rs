@@ -175,7 +175,7 @@ impl Roofline {
         yardsticks.extend(best(&streams)?);
 
         let mut works: Vec<Work<'_>> = yardsticks.iter().map(Yardstick::work).collect();
-        works.extend(subjects.iter().map(|subject| Work::new(subject.name.clone(), |pass| subject.record(pass))));
+        works.extend(subjects.iter().map(|subject| Work::of(&subject.name, &subject.plan)));
         let bar = report::progress("samples", effort.steps(works.len()), true);
         let measured = measure(gpu, &works, effort, |name| report::step(&bar, name));
         bar.finish_and_clear();

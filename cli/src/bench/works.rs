@@ -215,19 +215,13 @@ impl Traffic {
     }
 }
 
-/// A work that is ready to be recorded.
+/// A work that is ready to be timed.
 pub struct Subject {
     pub name: String,
     pub kind: Kind,
     pub flops: u64,
     pub traffic: Traffic,
-    plan: Plan,
-}
-
-impl Subject {
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        self.plan.record(pass);
-    }
+    pub plan: Plan,
 }
 
 /// A buffer that all works read and one that all write: each alone, since they take turns.
