@@ -320,7 +320,7 @@ mod tests {
         // 10 FLOPs a byte are as many as memory can feed.
         assert_eq!(limit(4000, 320, 0), Some((Resource::Arithmetic, 40.0)));
         assert_eq!(limit(2000, 320, 0), Some((Resource::Read { bytes: 1 << 20 }, 32.0)));
-        assert_eq!(limit(400, 160, 0), Some((Resource::Arithmetic, 4.0)), "its own bytes are read from a cache");
+        assert_eq!(limit(420, 160, 0), Some((Resource::Arithmetic, 4.2)), "its own bytes are read from a cache");
         assert_eq!(limit(100, 100, 100), Some((Resource::Copy { bytes: 1 << 20 }, 40.0)));
         assert_eq!(limit(0, 80, 80), Some((Resource::Copy { bytes: 1 << 20 }, 32.0)));
     }
