@@ -69,20 +69,20 @@ pub fn write(area: &Area<'_>, line: &str, at: (i32, i32), from: HPos, style: &Te
     Ok(area.draw_text(line, &style.pos(Pos::new(from, VPos::Center)), at)?)
 }
 
-/// A chart with two logarithmic axes, their ticks with the prefixes of units.
+/// A chart with two logarithmic axes; ticks of `y` are in this unit.
 pub fn logarithmic<'a, 'b>(
     area: &'a Area<'b>,
     [x, y]: [Range<f64>; 2],
     [x_title, y_title]: [&str; 2],
+    unit: &str,
 ) -> anyhow::Result<Chart<'a, 'b>> {
     let decades = |range: &Range<f64>| (range.end / range.start).log10().ceil() as usize;
     let (x_decades, y_decades) = (decades(&x), decades(&y));
     let mut chart = ChartBuilder::on(area)
         .margin(16)
         .x_label_area_size(46)
-        .y_label_area_size(64)
+        .y_label_area_size(84)
         .build_cartesian_2d(x.log_scale(), y.log_scale())?;
-    let tick = |value: &f64| engineering_tick(*value);
     chart
         .configure_mesh()
         .x_labels(x_decades.max(2))
@@ -94,20 +94,18 @@ pub fn logarithmic<'a, 'b>(
         .axis_desc_style(text(12.0, INK))
         .x_desc(x_title)
         .y_desc(y_title)
-        .x_label_formatter(&tick)
-        .y_label_formatter(&tick)
+        .x_label_formatter(&|value| tick(*value, ""))
+        .y_label_formatter(&|value| tick(*value, unit))
         .draw()?;
     Ok(chart)
 }
 
-/// A power of ten without digits behind the point.
-fn engineering_tick(value: f64) -> String {
+/// A power of ten, without digits behind the point.
+fn tick(value: f64, unit: &str) -> String {
     let text = engineering(value);
     let (number, prefix) = text.split_once(' ').unwrap_or((&text, ""));
-    match number.parse::<f64>() {
-        Ok(number) => format!("{number} {prefix}").trim_end().to_owned(),
-        Err(_) => text,
-    }
+    let whole = number.split('.').next().unwrap_or(number);
+    format!("{whole} {prefix}{unit}").trim_end().to_owned()
 }
 
 /// Places in a picture that are taken.
@@ -152,13 +150,13 @@ pub fn around((x, y): (i32, i32), nearest: i32) -> impl Iterator<Item = (i32, i3
 
 #[cfg(test)]
 mod tests {
-    use super::{Places, around, engineering_tick};
+    use super::{Places, around, tick};
 
     #[test]
     fn ticks_have_no_digits_to_spare() {
-        assert_eq!(engineering_tick(1e9), "1 G");
-        assert_eq!(engineering_tick(0.1), "100 m");
-        assert_eq!(engineering_tick(10.0), "10");
+        assert_eq!(tick(1e9, "FLOP/s"), "1 GFLOP/s");
+        assert_eq!(tick(0.1, "s"), "100 ms");
+        assert_eq!(tick(10.0, ""), "10");
     }
 
     #[test]

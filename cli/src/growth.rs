@@ -50,7 +50,7 @@ impl Axis {
             Self::S => (1, size, [256, 64, 64, 64]),
             Self::B => (size, 16, [256, 64, 64, 64]),
             Self::Input => (8, 128, [size, 64, 64, 64]),
-            Self::O => (8, 128, [256, 16, 16, size]),
+            Self::O => (8, 128, [64, 16, 16, size]),
         };
         Layer { batch, tokens, dimensions: Dimensions { input, attention, routing, output } }
     }
@@ -71,7 +71,7 @@ impl Axis {
             Self::S => "B=1 in=256 A=R=O=64",
             Self::B => "S=16 in=256 A=R=O=64",
             Self::Input => "B=8 S=128 A=R=O=64",
-            Self::O => "B=8 S=128 in=256 A=R=16",
+            Self::O => "B=8 S=128 in=64 A=R=16",
         }
     }
 }
@@ -269,11 +269,11 @@ impl Curve {
         let (title, below) = panel.split_vertically(34);
         let sizes = first.size as f64 / 1.6..last.size as f64 * 1.6;
         let Fit { exponent, factor, fitted_from } = self.fit;
-        write(&title, &format!("{}, {}", self.axis, self.fixed), (82, 20), HPos::Left, &text(13.0, INK))?;
+        write(&title, &format!("{} at {}", self.axis, self.fixed), (100, 20), HPos::Left, &text(13.0, INK))?;
         let law = format!("time ∝ {}^{exponent:.2} from {fitted_from}", self.axis);
         let (width, _) = title.dim_in_pixel();
         write(&title, &law, (width as i32 - 18, 20), HPos::Right, &bold(13.0, BLUE))?;
-        let mut chart = logarithmic(&below, [sizes, seconds], [&self.axis.to_string(), "seconds"])?;
+        let mut chart = logarithmic(&below, [sizes, seconds], [&self.axis.to_string(), ""], "s")?;
         let line = [fitted_from, last.size].map(|size| (size as f64, factor * (size as f64).powf(exponent)));
         chart.draw_series(LineSeries::new(line, BLUE.stroke_width(2)))?;
         let dot = |point: &Point| {

@@ -68,7 +68,9 @@ fn main(
         start + 8.0, start + 9.0, start + 10.0, start + 11.0,
         start + 12.0, start + 13.0, start + 14.0, start + 15.0,
     );
-    for (var round = 0u; round < rounds.x; round++) {
+    // Software drivers read a uniform again wherever a loop names it.
+    let count = rounds.x;
+    for (var round = 0u; round < count; round++) {
         four_steps(&sums, factor, addend);
         four_steps(&sums, factor, addend);
         four_steps(&sums, factor, addend);

@@ -51,7 +51,7 @@ fn chart(roofline: &Roofline, area: &Area<'_>) -> anyhow::Result<()> {
         y = (rate.min(y.0), rate.max(y.1));
     }
     let (x, y) = (x.0 / 2.0..x.1 * 2.0, y.0 / 2.0..y.1 * 1.6);
-    let mut chart = logarithmic(area, [x.clone(), y.clone()], ["FLOPs for each byte", "FLOP/s"])?;
+    let mut chart = logarithmic(area, [x.clone(), y.clone()], ["FLOPs for each byte", ""], "FLOP/s")?;
 
     let mut places = Places::default();
     for row in &roofline.works {
