@@ -94,9 +94,10 @@ fn chunks() -> u32 {
 //#if STAGE == apply
 // Maximum and sum of a whole row from those of its chunks.
 fn merge(row: u32) -> vec2<f32> {
-    var merged = partials[row * chunks()];
-    for (var c = 1u; c < chunks(); c++) {
-        let next = partials[row * chunks() + c];
+    let count = chunks();
+    var merged = partials[row * count];
+    for (var c = 1u; c < count; c++) {
+        let next = partials[row * count + c];
         if next.y > 0.0 {
             let maximum = max(merged.x, next.x);
             merged = vec2<f32>(

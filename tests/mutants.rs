@@ -149,6 +149,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "x5000 f32",
     },
     Mutant {
+        fault: "host: a tuning's tile is taken also where the device cannot run it",
+        file: "src/kernels/tile.rs",
+        from: ".filter(|tile| tile.suits(gpu))",
+        to: "",
+        test: "tiles",
+        cases: "",
+    },
+    Mutant {
         fault: "reduce: the last part is left out",
         file: "shaders/reduce.wgsl",
         from: "for (var part = 0u; part < parts; part++) {",
@@ -356,7 +364,7 @@ fn every_mutant_is_caught() {
         fs::write(&file, original).expect("the copy can be written");
     }
     // The last build was of a mutant; without its fault the same test must pass, or it proves nothing.
-    for test in ["matmul", "softmax", "attend", "route", "reduce", "routing", "goldens", "splitting"] {
+    for test in ["matmul", "softmax", "attend", "route", "reduce", "tiles", "routing", "goldens", "splitting"] {
         assert!(cargo(test, "x33", true).status.success(), "tests/{test}.rs fails without a fault");
     }
     assert!(survivors.is_empty(), "not caught: {survivors:#?}");

@@ -71,6 +71,7 @@ impl Selection {
     pub fn open(&self) -> anyhow::Result<Target> {
         if self.is_reference() {
             ensure!(self.backend.is_none(), "--adapter cpu has no --backend");
+            ensure!(self.tuning.is_none(), "--adapter cpu has no --tuning");
             return Ok(Target::Reference);
         }
         match self.open_device() {

@@ -51,8 +51,8 @@ struct Row {
     rows: usize,
     columns: usize,
     depth: usize,
-    /// FLOPs a second with the crate's own choice.
-    untuned: f64,
+    /// FLOPs a second with the choice there was: the crate's own, or that of --tuning.
+    before: f64,
     /// FLOPs a second with each tile, the best first.
     tiles: Vec<(String, f64)>,
 }
@@ -72,10 +72,9 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let mut tuning = Tuning::default();
     for &m in rows {
         for &n in columns {
-            let measured = measure_size(&gpu, m, n, &candidates, effort, |name| report::step(&bar, name))?;
-            let (best, _) = measured.tiles.first().context("no tile suits the adapter")?;
+            let (best, measured) = measure_size(&gpu, m, n, &candidates, effort, |name| report::step(&bar, name))?;
             let most = |size: usize, sizes: &[usize]| if sizes.last() == Some(&size) { u64::MAX } else { size as u64 };
-            tuning.push(most(m, rows), most(n, columns), best.parse()?);
+            tuning.push(most(m, rows), most(n, columns), best);
             table.push(measured);
         }
     }
@@ -91,7 +90,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     Ok(Verdict::Passed)
 }
 
-/// Times A·Bᵀ with every tile, and with the crate's own choice.
+/// Times A·Bᵀ with every tile, and with the choice there is: the fastest tile, and all times.
 fn measure_size(
     gpu: &Gpu,
     m: usize,
@@ -99,14 +98,14 @@ fn measure_size(
     candidates: &[Tile],
     effort: Effort,
     progress: impl FnMut(&str),
-) -> Result<Row> {
+) -> anyhow::Result<(Tile, Row)> {
     let operand = |label, count: usize| gpu.buffer(label, Element::F32, count as u64);
     let (a, b, c) = (operand("a", m * DEPTH)?, operand("b", n * DEPTH)?, operand("c", m * n)?);
     let product = |gpu: &Gpu| -> Result<Plan> {
         let (a, b, c) = (Tensor::f32(&a, &[m, DEPTH]), Tensor::f32(&b, &[n, DEPTH]), Tensor::f32(&c, &[m, n]));
         Matmul::new(a, b, c).transposed().plan(gpu)
     };
-    let mut plans = vec![(format!("{m}x{n} untuned"), product(gpu)?)];
+    let mut plans = vec![(format!("{m}x{n} before"), product(gpu)?)];
     for tile in candidates {
         let mut only = Tuning::default();
         only.push(u64::MAX, u64::MAX, *tile);
@@ -118,9 +117,11 @@ fn measure_size(
         .collect();
     let measured = measure(gpu, &works, effort, progress)?;
     let rate = |at: usize| 2.0 * (m * n * DEPTH) as f64 / measured.timings[at].median();
+    let by_rate = |&(a, _): &(usize, &Tile), &(b, _): &(usize, &Tile)| rate(a + 1).total_cmp(&rate(b + 1));
+    let (_, &best) = candidates.iter().enumerate().max_by(by_rate).context("no tile suits the adapter")?;
     let mut tiles: Vec<_> = candidates.iter().enumerate().map(|(at, tile)| (tile.to_string(), rate(at + 1))).collect();
     tiles.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    Ok(Row { rows: m, columns: n, depth: DEPTH, untuned: rate(0), tiles })
+    Ok((best, Row { rows: m, columns: n, depth: DEPTH, before: rate(0), tiles }))
 }
 
 fn write(mut destination: Destination, adapter: &Description, tuning: &Tuning) -> anyhow::Result<()> {
@@ -134,16 +135,16 @@ fn write(mut destination: Destination, adapter: &Description, tuning: &Tuning) -
 fn print(out: &mut Out, adapter: &Description, table: &[Row], path: &Path) -> anyhow::Result<()> {
     writeln!(out, "{BOLD}adapter{BOLD:#}  {adapter}\n")?;
     let rows = table.iter().map(|row| {
-        let (best, rate) = row.tiles.first().map_or(("", row.untuned), |(tile, rate)| (tile.as_str(), *rate));
+        let (best, rate) = row.tiles.first().map_or(("", row.before), |(tile, rate)| (tile.as_str(), *rate));
         [
             format!("{}x{}x{}", row.rows, row.columns, row.depth),
-            engineering(row.untuned) + "FLOP/s",
+            engineering(row.before) + "FLOP/s",
             engineering(rate) + "FLOP/s",
-            format!("{:.2}", rate / row.untuned),
+            format!("{:.2}", rate / row.before),
             best.to_owned(),
         ]
     });
-    let mut table = report::table(["product", "untuned", "tuned", "ratio", "tile"], 1, rows);
+    let mut table = report::table(["product", "before", "tuned", "ratio", "tile"], 1, rows);
     if let Some(column) = table.column_mut(4) {
         column.set_cell_alignment(comfy_table::CellAlignment::Left);
     }

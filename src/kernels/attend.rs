@@ -2,6 +2,7 @@
 
 use super::{
     Kernel, Slot, WEIGHT_ELEMENTS,
+    bias::{self, BIAS},
     lanes::{self, By, Kind, Lanes},
     load_accesses, params, shader_u32,
 };
@@ -16,25 +17,23 @@ pub const ATTEND: Kernel = Kernel {
     name: "attend",
     source: include_str!("../../shaders/attend.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), Slot::read(3, "bias").when("BIAS"), Slot::write(4, "logits")],
+    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), BIAS.slot(3), Slot::write(4, "logits")],
     variants: || {
         let mut variants = Vec::new();
-        for (kind, _, lanes, each) in SHAPES.iter().chain(FEW_ROWS) {
+        for (kind, _, lanes, each) in SHAPES {
             let wide = *kind == Kind::Software;
-            for element in WEIGHT_ELEMENTS {
-                for x in load_accesses(Element::F32, wide) {
-                    for v in load_accesses(*element, wide) {
-                        let variant = lanes
-                            .define(Variant::default())
-                            .number("EACH", *each)
-                            .word("x_TYPE", "f32")
-                            .word("x_ACCESS", x)
-                            .word("v_TYPE", element.name())
-                            .word("v_ACCESS", v);
-                        variants.push(variant.clone().flag("BIAS", false));
-                        for bias in WEIGHT_ELEMENTS {
-                            let variant = variant.clone().flag("BIAS", true);
-                            variants.push(variant.word("bias_TYPE", bias.name()).word("bias_ACCESS", "elements"));
+            for each in [rows_each(*lanes, *each, 1), *each] {
+                for element in WEIGHT_ELEMENTS {
+                    for x in load_accesses(Element::F32, wide) {
+                        for v in load_accesses(*element, wide) {
+                            let variant = lanes
+                                .define(Variant::default())
+                                .number("EACH", each)
+                                .word("x_TYPE", "f32")
+                                .word("x_ACCESS", x)
+                                .word("v_TYPE", element.name())
+                                .word("v_ACCESS", v);
+                            variants.extend(BIAS.variants(&variant));
                         }
                     }
                 }
@@ -72,12 +71,10 @@ const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), 1),
 ];
 
-/// The same for fewer rows than an invocation would have; which lanes add which quads is as in [`SHAPES`].
-const FEW_ROWS: &[(Kind, u64, Lanes, u32)] = &[
-    (Kind::Software, 1 << 18, Lanes::subgroup(8), 1),
-    (Kind::Software, 1 << 17, Lanes::subgroup(4), 1),
-    (Kind::Software, 1 << 18, Lanes::subgroup(16), 1),
-];
+/// The rows of an invocation: one where there are fewer than it would have. Which lanes add which quads stays the same.
+fn rows_each(lanes: Lanes, each: u32, rows: u64) -> u32 {
+    if lanes.by == By::Subgroup && rows < u64::from(each) { 1 } else { each }
+}
 
 /// The attention logit of each token: `logits = x·v + bias`.
 ///
@@ -159,7 +156,7 @@ impl<'a> Attend<'a> {
         let (rows, depth) = self.check()?;
         let mut plan = Plan::default();
         let (lanes, each) = lanes::choose(gpu, SHAPES, depth);
-        let each = if lanes.by == By::Subgroup && rows < u64::from(each) { 1 } else { each };
+        let each = rows_each(lanes, each, rows);
         let limit = gpu.unaligned_limit();
         let row_bytes = (depth * 4).max(4);
         if row_bytes > limit {
@@ -177,32 +174,26 @@ impl<'a> Attend<'a> {
             let mut x = self.x.bind(gpu, NAME, "x", first * depth, count * depth)?;
             let mut v = self.v.bind(gpu, NAME, "v", 0, depth)?;
             let logits = self.logits.bind(gpu, NAME, "logits", first, count)?;
-            let mut params = Params {
+            let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), 0, 1)?;
+            let params = Params {
                 rows: shader_u32(NAME, "rows", count)?,
                 depth: shader_u32(NAME, "depth", depth)?,
                 x_first: x.first,
                 v_first: v.first,
+                bias_first: bias::first(bias.as_ref()),
                 logits_first: logits.first,
                 ..Params::default()
             };
-            let mut variant = lanes
+            let variant = lanes
                 .define(Variant::default())
                 .number("EACH", each)
                 .word("x_TYPE", self.x.element().name())
                 .word("x_ACCESS", x.load_access(gpu, self.x.element(), &[depth]))
                 .word("v_TYPE", self.v.element().name())
-                .word("v_ACCESS", v.load_access(gpu, self.v.element(), &[depth]))
-                .flag("BIAS", self.bias.is_some());
+                .word("v_ACCESS", v.load_access(gpu, self.v.element(), &[depth]));
+            let variant = BIAS.define(variant, self.bias.as_ref());
             let mut operands = vec![("x", &x), ("v", &v), ("logits", &logits)];
-            let bias = match &self.bias {
-                Some(bias) => Some((bias.element(), bias.bind(gpu, NAME, "bias", 0, 1)?)),
-                None => None,
-            };
-            if let Some((element, bound)) = &bias {
-                params.bias_first = bound.first;
-                variant = variant.word("bias_TYPE", element.name()).word("bias_ACCESS", "elements");
-                operands.push(("bias", bound));
-            }
+            operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
             plan.push(Step::new(
                 gpu,
                 &ATTEND,
@@ -232,17 +223,10 @@ impl<'a> Attend<'a> {
         self.x.check_element(NAME, "x", &[Element::F32])?;
         self.v.check_element(NAME, "v", WEIGHT_ELEMENTS)?;
         self.logits.check_element(NAME, "logits", &[Element::F32])?;
-        if let Some(bias) = &self.bias {
-            if bias.shape() != [1] {
-                return Err(Error::shape(NAME, format!("bias is {:?}, expected [1]", bias.shape())));
-            }
-            bias.check_element(NAME, "bias", WEIGHT_ELEMENTS)?;
-        }
-        for (name, tensor) in [("x", Some(&self.x)), ("v", Some(&self.v)), ("bias", self.bias.as_ref())] {
-            if let Some(tensor) = tensor {
-                tensor.check(NAME, name)?;
-                tensor.check_apart(NAME, name, &self.logits)?;
-            }
+        BIAS.check(NAME, self.bias.as_ref(), 1, &self.logits)?;
+        for (name, tensor) in [("x", &self.x), ("v", &self.v)] {
+            tensor.check(NAME, name)?;
+            tensor.check_apart(NAME, name, &self.logits)?;
         }
         self.logits.check(NAME, "logits")?;
         Ok((elements(NAME, leading)?, *depth as u64))

@@ -56,7 +56,7 @@ impl Lanes {
 /// The first row of a table that is for the device's kind and subgroups and for so long an axis; its last row for either kind
 /// must fit everything.
 pub(crate) fn choose<T: Copy>(gpu: &Gpu, table: &[(Kind, u64, Lanes, T)], length: u64) -> (Lanes, T) {
-    let kind = if gpu.class() == AdapterClass::Software { Kind::Software } else { Kind::Hardware };
+    let kind = Kind::of(gpu);
     let fits = |(of, most, lanes, _): &&(Kind, u64, Lanes, T)| *of == kind && length <= *most && lanes.suits(gpu);
     let (_, _, lanes, other) = table.iter().find(fits).unwrap_or(&table[table.len() - 1]);
     (*lanes, *other)
@@ -67,4 +67,10 @@ pub(crate) fn choose<T: Copy>(gpu: &Gpu, table: &[(Kind, u64, Lanes, T)], length
 pub(crate) enum Kind {
     Software,
     Hardware,
+}
+
+impl Kind {
+    pub fn of(gpu: &Gpu) -> Self {
+        if gpu.class() == AdapterClass::Software { Self::Software } else { Self::Hardware }
+    }
 }

@@ -1,7 +1,9 @@
 //! C = A·B + bias and C = A·Bᵀ + bias. Shader: `shaders/matmul.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS, params,
+    Kernel, Slot, WEIGHT_ELEMENTS,
+    bias::{self, BIAS},
+    params,
     reduce::Reduce,
     tile::{self, Multiplication, Product, Tile},
 };
@@ -16,18 +18,8 @@ pub const MATMUL: Kernel = Kernel {
     name: "matmul",
     source: include_str!("../../shaders/matmul.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), Slot::read(3, "bias").when("BIAS"), Slot::write(4, "c")],
-    variants: || {
-        let mut variants = Vec::new();
-        for product in tile::variants() {
-            variants.push(product.clone().flag("BIAS", false));
-            for element in WEIGHT_ELEMENTS {
-                let bias = product.clone().flag("BIAS", true);
-                variants.push(bias.word("bias_TYPE", element.name()).word("bias_ACCESS", "elements"));
-            }
-        }
-        variants
-    },
+    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), BIAS.slot(3), Slot::write(4, "c")],
+    variants: || tile::variants().iter().flat_map(|product| BIAS.variants(product)).collect(),
 };
 
 params! {
@@ -109,7 +101,7 @@ impl Multiplication<'_> {
         let c = Tensor::f32(&scratch, &shape);
         let in_parts = Multiplication { c: &c, ..*self };
         let piece = in_parts.part_piece(gpu, tile, parts, depth)?;
-        let variant = piece.define(self, tile).flag("BIAS", false);
+        let variant = BIAS.define(piece.define(self, tile), None);
         let params = Params { product: piece.product, ..Params::default() };
         let step = Step::new(
             gpu,
@@ -209,18 +201,11 @@ impl<'a> Matmul<'a> {
             return Ok(plan);
         }
         for piece in multiplication.pieces(gpu, tile)? {
-            let mut variant = piece.define(&multiplication, tile).flag("BIAS", self.bias.is_some());
-            let mut params = Params { product: piece.product, ..Params::default() };
+            let variant = BIAS.define(piece.define(&multiplication, tile), self.bias.as_ref());
+            let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), piece.column, piece.columns)?;
+            let params = Params { product: piece.product, bias_first: bias::first(bias.as_ref()), ..Params::default() };
             let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("c", &piece.c)];
-            let bias = match &self.bias {
-                Some(bias) => Some((bias.element(), bias.bind(gpu, NAME, "bias", piece.column, piece.columns)?)),
-                None => None,
-            };
-            if let Some((element, bound)) = &bias {
-                params.bias_first = bound.first;
-                variant = variant.word("bias_TYPE", element.name()).word("bias_ACCESS", "elements");
-                operands.push(("bias", bound));
-            }
+            operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
             plan.push(Step::new(
                 gpu,
                 &MATMUL,
@@ -251,22 +236,13 @@ impl<'a> Matmul<'a> {
         if c != wanted {
             return Err(Error::shape(NAME, format!("c is {c:?}, a {a:?} times b as {layout} {b:?} gives {wanted:?}")));
         }
-        if let Some(bias) = &self.bias
-            && bias.shape() != [*columns]
-        {
-            return Err(Error::shape(NAME, format!("bias is {:?}, expected {:?}", bias.shape(), [columns])));
-        }
         self.a.check_element(NAME, "a", &[Element::F32])?;
         self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
         self.c.check_element(NAME, "c", &[Element::F32])?;
-        if let Some(bias) = &self.bias {
-            bias.check_element(NAME, "bias", WEIGHT_ELEMENTS)?;
-        }
-        for (name, tensor) in [("a", Some(&self.a)), ("b", Some(&self.b)), ("bias", self.bias.as_ref())] {
-            if let Some(tensor) = tensor {
-                tensor.check(NAME, name)?;
-                tensor.check_apart(NAME, name, &self.c)?;
-            }
+        BIAS.check(NAME, self.bias.as_ref(), *columns, &self.c)?;
+        for (name, tensor) in [("a", &self.a), ("b", &self.b)] {
+            tensor.check(NAME, name)?;
+            tensor.check_apart(NAME, name, &self.c)?;
         }
         self.c.check(NAME, "c")?;
         let batches = elements(NAME, a_batch)?;

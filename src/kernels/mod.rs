@@ -5,6 +5,7 @@
 //! for one.
 
 mod attend;
+mod bias;
 mod lanes;
 mod matmul;
 mod reduce;

@@ -1,11 +1,11 @@
 //! The sum of a product's parts, with the epilogue of the routing step. Shader: `shaders/reduce.wgsl`.
 
-use super::{Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS, load_accesses, params, shader_u32, store_access};
-use crate::{
-    Element, Error, Gpu, Plan, Result, Step, Tensor,
-    shader::Variant,
-    tensor::{Bound, elements},
+use super::{
+    Kernel, STORE_ACCESSES, Slot,
+    bias::{self, INNER, OUTER},
+    load_accesses, params, shader_u32, store_access,
 };
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
 
 /// The kernel behind [`Reduce`].
 ///
@@ -19,18 +19,17 @@ pub const REDUCE: Kernel = Kernel {
     slots: &[
         Slot::read(1, "p"),
         Slot::read(2, "w").when("WEIGHTED"),
-        Slot::read(3, "inner").when("INNER"),
-        Slot::read(4, "outer").when("OUTER"),
+        INNER.slot(3),
+        OUTER.slot(4),
         Slot::write(5, "y"),
     ],
     variants: || {
-        let biases = || std::iter::once(None).chain(WEIGHT_ELEMENTS.iter().copied().map(Some));
         let mut variants = Vec::new();
         for p in load_accesses(Element::F32, true) {
             for y in STORE_ACCESSES {
                 for weighted in [false, true] {
-                    for inner in biases() {
-                        variants.extend(biases().map(|outer| variant(p, y, weighted, inner, outer)));
+                    for inner in INNER.variants(&variant(p, y, weighted)) {
+                        variants.extend(OUTER.variants(&inner));
                     }
                 }
             }
@@ -55,28 +54,13 @@ params! {
 /// Invocations of a workgroup.
 const LANES: u32 = 64;
 
-fn variant(
-    p: &'static str,
-    y: &'static str,
-    weighted: bool,
-    inner: Option<Element>,
-    outer: Option<Element>,
-) -> Variant {
-    let mut variant = Variant::default()
+fn variant(p: &'static str, y: &'static str, weighted: bool) -> Variant {
+    Variant::default()
         .number("LANES", LANES)
         .word("p_TYPE", "f32")
         .word("p_ACCESS", p)
         .word("y_ACCESS", y)
         .flag("WEIGHTED", weighted)
-        .flag("INNER", inner.is_some())
-        .flag("OUTER", outer.is_some());
-    if let Some(element) = inner {
-        variant = variant.word("inner_TYPE", element.name()).word("inner_ACCESS", "elements");
-    }
-    if let Some(element) = outer {
-        variant = variant.word("outer_TYPE", element.name()).word("outer_ACCESS", "elements");
-    }
-    variant
 }
 
 /// The sum of the parts of a product, finished as [`Route`](super::Route) finishes a whole one: `y = w ⊙ (Σ p + inner) + outer`.
@@ -195,31 +179,24 @@ impl<'a> Reduce<'a> {
         let mut p = self.p.bind(gpu, NAME, "p", 0, parts * rows * columns)?;
         let y = self.y.bind(gpu, NAME, "y", 0, rows * columns)?;
         let w = self.w.as_ref().map(|w| w.bind(gpu, NAME, "w", 0, rows)).transpose()?;
-        let inner = self.inner.as_ref().map(|inner| inner.bind(gpu, NAME, "inner", 0, columns)).transpose()?;
-        let outer = self.outer.as_ref().map(|outer| outer.bind(gpu, NAME, "outer", 0, columns)).transpose()?;
-        let first = |bound: &Option<Bound<'_>>| bound.as_ref().map_or(0, |bound| bound.first);
+        let inner = INNER.bind(gpu, NAME, self.inner.as_ref(), 0, columns)?;
+        let outer = OUTER.bind(gpu, NAME, self.outer.as_ref(), 0, columns)?;
         let params = Params {
             parts: shader_u32(NAME, "parts", parts)?,
             rows: shader_u32(NAME, "rows", rows)?,
             columns: shader_u32(NAME, "columns", columns)?,
             p_first: p.first,
-            w_first: first(&w),
-            inner_first: first(&inner),
-            outer_first: first(&outer),
+            w_first: w.as_ref().map_or(0, |w| w.first),
+            inner_first: bias::first(inner.as_ref()),
+            outer_first: bias::first(outer.as_ref()),
             y_first: y.first,
         };
-        let element = |bias: &Option<Tensor<'a>>| bias.as_ref().map(Tensor::element);
-        let variant = variant(
-            p.load_access(gpu, Element::F32, &[columns]),
-            store_access(&y, &[columns]),
-            w.is_some(),
-            element(&self.inner),
-            element(&self.outer),
-        );
+        let p_access = p.load_access(gpu, Element::F32, &[columns]);
+        let variant = variant(p_access, store_access(&y, &[columns]), w.is_some());
+        let variant = OUTER.define(INNER.define(variant, self.inner.as_ref()), self.outer.as_ref());
         let mut operands = vec![("p", &p), ("y", &y)];
-        for (name, bound) in [("w", &w), ("inner", &inner), ("outer", &outer)] {
-            operands.extend(bound.as_ref().map(|bound| (name, bound)));
-        }
+        operands.extend(w.as_ref().map(|w| ("w", w)));
+        operands.extend(inner.iter().chain(&outer).map(|(name, bound)| (*name, bound)));
         plan.push(Step::new(
             gpu,
             &REDUCE,
@@ -249,21 +226,9 @@ impl<'a> Reduce<'a> {
             }
             w.check_element(NAME, "w", &[Element::F32])?;
         }
-        for (name, bias) in [("inner", &self.inner), ("outer", &self.outer)] {
-            if let Some(bias) = bias {
-                if bias.shape() != [*columns] {
-                    return Err(Error::shape(NAME, format!("{name} is {:?}, expected {:?}", bias.shape(), [columns])));
-                }
-                bias.check_element(NAME, name, WEIGHT_ELEMENTS)?;
-            }
-        }
-        let operands = [
-            ("p", Some(&self.p)),
-            ("w", self.w.as_ref()),
-            ("inner", self.inner.as_ref()),
-            ("outer", self.outer.as_ref()),
-        ];
-        for (name, tensor) in operands {
+        INNER.check(NAME, self.inner.as_ref(), *columns, &self.y)?;
+        OUTER.check(NAME, self.outer.as_ref(), *columns, &self.y)?;
+        for (name, tensor) in [("p", Some(&self.p)), ("w", self.w.as_ref())] {
             if let Some(tensor) = tensor {
                 tensor.check(NAME, name)?;
                 tensor.check_apart(NAME, name, &self.y)?;

@@ -1,11 +1,13 @@
 //! The fused weight-multiply routing step. Shader: `shaders/route.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS, params,
+    Kernel, Slot, WEIGHT_ELEMENTS,
+    bias::{self, INNER, OUTER},
+    params,
     reduce::Reduce,
-    tile::{self, Multiplication, Piece, Product},
+    tile::{self, Multiplication, Product},
 };
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bound};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor};
 
 /// The kernel behind [`Route`].
 ///
@@ -20,28 +22,15 @@ pub const ROUTE: Kernel = Kernel {
         Slot::read(1, "a"),
         Slot::read(2, "b"),
         Slot::read(3, "w"),
-        Slot::read(4, "inner").when("INNER"),
-        Slot::read(5, "outer").when("OUTER"),
+        INNER.slot(4),
+        OUTER.slot(5),
         Slot::write(6, "c"),
     ],
     variants: || {
-        let mut variants = Vec::new();
-        let biases = || std::iter::once(None).chain(WEIGHT_ELEMENTS.iter().map(Some));
-        for product in tile::variants().into_iter().filter(|variant| variant.holds("B_TRANSPOSED") == Ok(true)) {
-            for inner in biases() {
-                for outer in biases() {
-                    let mut variant = product.clone().flag("INNER", inner.is_some()).flag("OUTER", outer.is_some());
-                    if let Some(element) = inner {
-                        variant = variant.word("inner_TYPE", element.name()).word("inner_ACCESS", "elements");
-                    }
-                    if let Some(element) = outer {
-                        variant = variant.word("outer_TYPE", element.name()).word("outer_ACCESS", "elements");
-                    }
-                    variants.push(variant);
-                }
-            }
-        }
-        variants
+        let mut products = tile::variants();
+        products.retain(|product| product.holds("B_TRANSPOSED") == Ok(true));
+        let with_inner = products.iter().flat_map(|product| INNER.variants(product));
+        with_inner.flat_map(|variant| OUTER.variants(&variant).collect::<Vec<_>>()).collect()
     },
 };
 
@@ -185,25 +174,20 @@ impl<'a> Route<'a> {
             return Ok(plan);
         }
         for piece in multiplication.pieces(gpu, tile)? {
-            let mut variant = piece
-                .define(&multiplication, tile)
-                .flag("INNER", self.inner.is_some())
-                .flag("OUTER", self.outer.is_some());
+            let variant = INNER.define(piece.define(&multiplication, tile), self.inner.as_ref());
+            let variant = OUTER.define(variant, self.outer.as_ref());
             let w = self.w.bind(gpu, NAME, "w", piece.row, piece.rows)?;
-            let mut params = Params { product: piece.product, w_first: w.first, ..Params::default() };
-            let inner = self.bias(gpu, "inner", &self.inner, &piece)?;
-            let outer = self.bias(gpu, "outer", &self.outer, &piece)?;
+            let inner = INNER.bind(gpu, NAME, self.inner.as_ref(), piece.column, piece.columns)?;
+            let outer = OUTER.bind(gpu, NAME, self.outer.as_ref(), piece.column, piece.columns)?;
+            let params = Params {
+                product: piece.product,
+                w_first: w.first,
+                inner_first: bias::first(inner.as_ref()),
+                outer_first: bias::first(outer.as_ref()),
+                unused: 0,
+            };
             let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("w", &w), ("c", &piece.c)];
-            if let Some((element, bound)) = &inner {
-                params.inner_first = bound.first;
-                variant = variant.word("inner_TYPE", element.name()).word("inner_ACCESS", "elements");
-                operands.push(("inner", bound));
-            }
-            if let Some((element, bound)) = &outer {
-                params.outer_first = bound.first;
-                variant = variant.word("outer_TYPE", element.name()).word("outer_ACCESS", "elements");
-                operands.push(("outer", bound));
-            }
+            operands.extend(inner.iter().chain(&outer).map(|(name, bound)| (*name, bound)));
             plan.push(Step::new(
                 gpu,
                 &ROUTE,
@@ -215,18 +199,6 @@ impl<'a> Route<'a> {
             )?);
         }
         Ok(plan)
-    }
-
-    /// The element type and binding of a bias for the columns of a piece.
-    fn bias<'b>(
-        &'b self,
-        gpu: &'b Gpu,
-        name: &str,
-        bias: &'b Option<Tensor<'a>>,
-        piece: &Piece<'_>,
-    ) -> Result<Option<(Element, Bound<'b>)>> {
-        let Some(bias) = bias else { return Ok(None) };
-        Ok(Some((bias.element(), bias.bind(gpu, NAME, name, piece.column, piece.columns)?)))
     }
 
     fn check(&self) -> Result<Multiplication<'_>> {
@@ -248,26 +220,11 @@ impl<'a> Route<'a> {
         self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
         self.w.check_element(NAME, "w", &[Element::F32])?;
         self.y.check_element(NAME, "y", &[Element::F32])?;
-        for (name, bias) in [("inner", &self.inner), ("outer", &self.outer)] {
-            if let Some(bias) = bias {
-                if bias.shape() != [*columns] {
-                    return Err(Error::shape(NAME, format!("{name} is {:?}, expected {:?}", bias.shape(), [columns])));
-                }
-                bias.check_element(NAME, name, WEIGHT_ELEMENTS)?;
-            }
-        }
-        let operands = [
-            ("x", Some(&self.x)),
-            ("b", Some(&self.b)),
-            ("w", Some(&self.w)),
-            ("inner", self.inner.as_ref()),
-            ("outer", self.outer.as_ref()),
-        ];
-        for (name, tensor) in operands {
-            if let Some(tensor) = tensor {
-                tensor.check(NAME, name)?;
-                tensor.check_apart(NAME, name, &self.y)?;
-            }
+        INNER.check(NAME, self.inner.as_ref(), *columns, &self.y)?;
+        OUTER.check(NAME, self.outer.as_ref(), *columns, &self.y)?;
+        for (name, tensor) in [("x", &self.x), ("b", &self.b), ("w", &self.w)] {
+            tensor.check(NAME, name)?;
+            tensor.check_apart(NAME, name, &self.y)?;
         }
         self.y.check(NAME, "y")?;
         Ok(Multiplication {

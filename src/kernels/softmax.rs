@@ -6,7 +6,7 @@ use super::{
     load_accesses, params, shader_u32, store_access,
 };
 use crate::{
-    AdapterClass, Element, Error, Gpu, Plan, Result, Step, Tensor,
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
     shader::Variant,
     tensor::{Bound, elements},
 };
@@ -106,16 +106,15 @@ const LONG_BLOCK: u32 = 8;
 impl Shape {
     fn choose(gpu: &Gpu, length: u64) -> Self {
         let (lanes, ()) = lanes::choose(gpu, SHAPES, length);
-        let kind = if gpu.class() == AdapterClass::Software { Kind::Software } else { Kind::Hardware };
         let keeps = |block: &&u32| length <= u64::from(lanes.lanes * 4 * **block);
-        match kind_blocks(kind).iter().find(keeps) {
+        match kind_blocks(Kind::of(gpu)).iter().find(keeps) {
             Some(block) => Self::Rows { lanes, block: *block, kept: true },
             None => Self::Rows { lanes, block: LONG_BLOCK, kept: false },
         }
     }
 }
 
-/// The most positions that one dispatch goes through for a row: three passes of 65 536 / (4 · 8) and of 8 192 positions stay well
+/// The most positions that one dispatch goes through for a row: two passes of 65 536 / (4 · 4) positions, and three of 8 192, stay well
 /// below the 65 535 iterations after which software Vulkan drivers stop an invocation.
 const ROW_CHUNK: u64 = 1 << 16;
 const COLUMN_CHUNK: u64 = 1 << 13;
@@ -347,7 +346,7 @@ impl<'a> Softmax<'a> {
 
     /// The positions of a row that one dispatch goes through.
     fn row_chunk(&self, gpu: &Gpu, geometry: &Geometry) -> u64 {
-        if gpu.class() == AdapterClass::Software || self.batch_invariant {
+        if Kind::of(gpu) == Kind::Software || self.batch_invariant {
             return ROW_CHUNK;
         }
         let wanted = (FILL / geometry.outer).max(1);

@@ -213,23 +213,32 @@ impl Tile {
     }
 
     pub(crate) fn define(self, variant: Variant) -> Variant {
-        let (source, depth) = match self.source {
-            Source::Direct => ("direct", 4),
-            Source::Lanes => ("lanes", 4),
-            Source::Shared(depth) => ("shared", depth),
-            Source::Subgroup => ("subgroup", 4),
-        };
-        let blocks = (self.rows() + self.columns()) / 4 * (depth / 4);
-        variant
-            .word("TILE_SOURCE", source)
+        let variant = variant
+            .word("TILE_SOURCE", self.source_name())
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
-            .number("TILE_QUADS", self.quads)
-            .number("TILE_DEPTH", depth)
-            .number("TILE_ROWS_A_LANE", self.rows / self.x)
-            .number("TILE_ROW_QUADS", self.rows / 4)
-            .number("TILE_LOADS", blocks / (self.x * self.y))
+            .number("TILE_QUADS", self.quads);
+        match self.source {
+            Source::Direct | Source::Lanes => variant,
+            Source::Subgroup => variant.number("TILE_ROWS_A_LANE", self.rows / self.x),
+            Source::Shared(depth) => {
+                let blocks = (self.rows() + self.columns()) / 4 * (depth / 4);
+                variant
+                    .number("TILE_DEPTH", depth)
+                    .number("TILE_ROW_QUADS", self.rows / 4)
+                    .number("TILE_LOADS", blocks / (self.x * self.y))
+            }
+        }
+    }
+
+    fn source_name(self) -> &'static str {
+        match self.source {
+            Source::Direct => "direct",
+            Source::Lanes => "lanes",
+            Source::Shared(_) => "shared",
+            Source::Subgroup => "subgroup",
+        }
     }
 
     /// The most of k that one dispatch may go through.
@@ -249,13 +258,7 @@ impl Tile {
 impl std::fmt::Display for Tile {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let Self { source, x, y, rows, quads } = self;
-        let name = match source {
-            Source::Direct => "direct",
-            Source::Lanes => "lanes",
-            Source::Shared(_) => "shared",
-            Source::Subgroup => "subgroup",
-        };
-        write!(f, "{name} {x}x{y} {rows}x{quads}")?;
+        write!(f, "{} {x}x{y} {rows}x{quads}", self.source_name())?;
         match source {
             Source::Shared(depth) => write!(f, " {depth}"),
             _ => Ok(()),

@@ -1,0 +1,67 @@
+//! Every tile, whatever product the table has it for: a tuning may choose any.
+
+#![allow(
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test that cannot go on fails, and says why"
+)]
+
+mod common;
+
+use common::{gpus, storage, wait};
+use double_routing::{
+    AdapterClass, Gpu, Tensor,
+    check::Case,
+    kernels::{Matmul, Tile, Tuning},
+};
+
+/// Beyond the edges of the largest tile; odd and aligned rows, and a narrow type.
+const CASES: [&str; 4] =
+    ["9x33x5 f32 integers", "65x63x31 f32 reals", "130x68x132 f32 integers", "17x36x24 bf16 reals"];
+
+#[test]
+fn every_tile_agrees_with_the_reference() {
+    let chosen = |case: &Case| {
+        let name = case.name();
+        case.kernel() == "matmul" && !name.contains("shift") && CASES.iter().any(|part| name.contains(part))
+    };
+    let cases: Vec<_> = double_routing::check::cases().into_iter().filter(chosen).collect();
+    assert_eq!(cases.len(), 2 * CASES.len(), "B as it is and transposed");
+    let mut unseen: Vec<_> = Tile::all().map(|tile| tile.to_string()).collect();
+    for gpu in gpus() {
+        for class in [AdapterClass::Software, AdapterClass::Discrete] {
+            let untuned = gpu.with_class(class);
+            for tile in Tile::all() {
+                let gpu = untuned.with_tuning(only(tile));
+                let there = workgroups(&gpu, [130, 300]);
+                if !tile.suits(&untuned) {
+                    assert_eq!(there, workgroups(&untuned, [130, 300]), "{tile} as {class:?}");
+                    continue;
+                }
+                unseen.retain(|name| *name != tile.to_string());
+                assert_eq!(there, 130u32.div_ceil(tile.rows()) * 300u32.div_ceil(tile.columns()), "{tile}");
+                for case in &cases {
+                    let outcome = wait(&gpu, case.run(&gpu)).expect("an outcome");
+                    assert!(outcome.passed(), "{} by {tile} on {}: {outcome:?}", case.name(), gpu.info().backend);
+                }
+            }
+        }
+    }
+    // Those for subgroups of a size that none of these adapters has.
+    assert!(unseen.iter().all(|tile| tile.starts_with("subgroup")), "{unseen:?}");
+}
+
+fn only(tile: Tile) -> Tuning {
+    let mut tuning = Tuning::default();
+    tuning.push(u64::MAX, u64::MAX, tile);
+    tuning
+}
+
+/// The workgroups of a product of so many rows and columns.
+fn workgroups(gpu: &Gpu, [rows, columns]: [usize; 2]) -> u32 {
+    let [a, b, c] = [rows * 8, columns * 8, rows * columns].map(|count| storage(gpu, 4 * count as u64));
+    let (a, b) = (Tensor::f32(&a, &[rows, 8]), Tensor::f32(&b, &[columns, 8]));
+    let product = Matmul::new(a, b, Tensor::f32(&c, &[rows, columns])).transposed();
+    product.plan(gpu).expect("a plan").steps()[0].grid().iter().product()
+}
