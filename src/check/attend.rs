@@ -41,7 +41,7 @@ impl Spec {
         let x_operand = Operand::input(gpu, &[tokens, depth], &x, self.shift)?;
         let v_operand = Operand::input(gpu, &[1, depth], &v, self.shift)?;
         let bias_operand = bias.as_ref().map(|bias| Operand::input(gpu, &[1], bias, self.shift)).transpose()?;
-        let logits = Operand::output(gpu, &[tokens], self.shift)?;
+        let logits = Operand::output(gpu, &[tokens], Element::F32, self.shift)?;
         let mut kernel = Attend::new(x_operand.tensor(), v_operand.tensor(), logits.tensor());
         let mut inputs = vec![("x", &x_operand), ("v", &v_operand)];
         if let Some(bias) = &bias_operand {

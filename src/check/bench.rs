@@ -117,12 +117,13 @@ impl Operand {
         Self::new(gpu, shape, values.element(), Some(values.bytes()), shift)
     }
 
-    pub fn lengths(gpu: &Gpu, lengths: &[u32], shift: usize) -> Result<Self> {
-        Self::new(gpu, &[lengths.len()], Element::U32, Some(bytemuck::cast_slice(lengths)), shift)
+    /// Lengths or indices.
+    pub fn words(gpu: &Gpu, shape: &[usize], words: &[u32], shift: usize) -> Result<Self> {
+        Self::new(gpu, shape, Element::U32, Some(bytemuck::cast_slice(words)), shift)
     }
 
-    pub fn output(gpu: &Gpu, shape: &[usize], shift: usize) -> Result<Self> {
-        Self::new(gpu, shape, Element::F32, None, shift)
+    pub fn output(gpu: &Gpu, shape: &[usize], element: Element, shift: usize) -> Result<Self> {
+        Self::new(gpu, shape, element, None, shift)
     }
 
     pub fn tensor(&self) -> Tensor<'_> {
@@ -143,6 +144,26 @@ pub(super) fn submit(gpu: &Gpu, plan: &Plan) {
     gpu.queue().submit([encoder.finish()]);
 }
 
+/// What an output must hold.
+#[derive(Debug, Clone)]
+pub(super) enum Truth {
+    /// f32, each within its bound.
+    Values { expected: Vec<f64>, bound: Vec<f64> },
+    /// These words exactly: indices, counts, or the bits of values that are only moved.
+    Words(Vec<u32>),
+}
+
+impl Truth {
+    fn judge(&self, bytes: &[u8]) -> Outcome {
+        match self {
+            Self::Values { expected, bound } => {
+                compare(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes), expected, bound)
+            }
+            Self::Words(expected) => compare_words(&bytemuck::pod_collect_to_vec::<u8, u32>(bytes), expected),
+        }
+    }
+}
+
 /// Runs the plan, reads the output, and holds it against the expectation; inputs and guard words must be as before.
 pub(super) async fn judge(
     gpu: &Gpu,
@@ -152,13 +173,31 @@ pub(super) async fn judge(
     expected: &[f64],
     bound: &[f64],
 ) -> Result<Outcome> {
+    let truth = Truth::Values { expected: expected.to_vec(), bound: bound.to_vec() };
+    judge_all(gpu, plan, inputs, &[("the output", output, truth)]).await
+}
+
+/// As [`judge`], for any number of outputs: the worst of them.
+pub(super) async fn judge_all(
+    gpu: &Gpu,
+    plan: &Plan,
+    inputs: &[(&str, &Operand)],
+    outputs: &[(&str, &Operand, Truth)],
+) -> Result<Outcome> {
     submit(gpu, plan);
-    let after = output.read(gpu).await?;
-    let result: Vec<f32> = bytemuck::pod_collect_to_vec(&after[output.start..output.start + output.bytes]);
-    let mut outcome = compare(&result, expected, bound);
-    let end = output.start + output.bytes;
-    if after[..output.start] != output.contents[..output.start] || after[end..] != output.contents[end..] {
-        outcome.fault = Some("a guard word around the output was overwritten".into());
+    let mut outcome = Outcome { elements: 0, worst: 0.0, signal: None, fault: None };
+    for (name, output, truth) in outputs {
+        let after = output.read(gpu).await?;
+        let end = output.start + output.bytes;
+        let own = truth.judge(&after[output.start..end]);
+        outcome.elements += own.elements;
+        outcome.worst = outcome.worst.max(own.worst);
+        if let Some(fault) = own.fault {
+            outcome.fault = Some(format!("{name}: {fault}"));
+        }
+        if after[..output.start] != output.contents[..output.start] || after[end..] != output.contents[end..] {
+            outcome.fault = Some(format!("a guard word around {name} was overwritten"));
+        }
     }
     for (name, input) in inputs {
         if input.read(gpu).await? != input.contents {
@@ -166,6 +205,19 @@ pub(super) async fn judge(
         }
     }
     Ok(outcome)
+}
+
+fn compare_words(result: &[u32], expected: &[u32]) -> Outcome {
+    let mut outcome = Outcome { elements: result.len(), worst: 0.0, signal: None, fault: None };
+    if result != expected {
+        let at = result.iter().zip(expected).position(|(word, expected)| word != expected);
+        outcome.worst = f64::INFINITY;
+        outcome.fault = Some(match at {
+            Some(at) => format!("element {at} is {:#x}, expected {:#x}", result[at], expected[at]),
+            None => format!("{} elements, expected {}", result.len(), expected.len()),
+        });
+    }
+    outcome
 }
 
 /// Holds a result against the truth, element by element: the worst by its bound.

@@ -52,7 +52,7 @@ impl Spec {
         let a_operand = Operand::input(gpu, &[leading, &[rows, depth]].concat(), &a, self.shift)?;
         let b_operand = Operand::input(gpu, &b_shape, &b, self.shift)?;
         let bias_operand = bias.as_ref().map(|bias| Operand::input(gpu, &[columns], bias, self.shift)).transpose()?;
-        let c_operand = Operand::output(gpu, &[leading, &[rows, columns]].concat(), self.shift)?;
+        let c_operand = Operand::output(gpu, &[leading, &[rows, columns]].concat(), Element::F32, self.shift)?;
 
         let mut kernel =
             Matmul::new(a_operand.tensor(), b_operand.tensor(), c_operand.tensor()).batch_invariant(self.invariant);

@@ -50,7 +50,7 @@ impl Spec {
         let w_operand = w.as_ref().map(|w| input(&[rows], w)).transpose()?;
         let inner_operand = inner.as_ref().map(|inner| input(&[columns], inner)).transpose()?;
         let outer_operand = outer.as_ref().map(|outer| input(&[columns], outer)).transpose()?;
-        let y = Operand::output(gpu, &[rows, columns], self.shift)?;
+        let y = Operand::output(gpu, &[rows, columns], Element::F32, self.shift)?;
         let mut kernel = Reduce::new(p_operand.tensor(), y.tensor());
         let mut inputs = vec![("p", &p_operand)];
         if let Some(w) = &w_operand {

@@ -49,7 +49,7 @@ impl Spec {
         let w_operand = input(&[tokens, 1], &w)?;
         let inner_operand = inner.as_ref().map(|inner| input(&[outputs], inner)).transpose()?;
         let outer_operand = outer.as_ref().map(|outer| input(&[outputs], outer)).transpose()?;
-        let y = Operand::output(gpu, &[tokens, outputs], self.shift)?;
+        let y = Operand::output(gpu, &[tokens, outputs], Element::F32, self.shift)?;
         let mut kernel = Route::new(x_operand.tensor(), b_operand.tensor(), w_operand.tensor(), y.tensor());
         let mut inputs = vec![("x", &x_operand), ("b", &b_operand), ("w", &w_operand)];
         if let Some(inner) = &inner_operand {

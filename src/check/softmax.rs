@@ -5,7 +5,7 @@ use super::{
     bench::{Operand, Random, judge},
 };
 use crate::{
-    Gpu, Result, Values,
+    Element, Gpu, Result, Values,
     check::Outcome,
     kernels::Softmax,
     reference::{Axis, softmax, softmax_bound},
@@ -77,8 +77,8 @@ impl Spec {
 
         let values = Values::from(x);
         let x_operand = Operand::input(gpu, &shape, &values, self.shift)?;
-        let y_operand = Operand::output(gpu, &shape, self.shift)?;
-        let lengths = lengths.map(|lengths| Operand::lengths(gpu, &lengths, self.shift)).transpose()?;
+        let y_operand = Operand::output(gpu, &shape, Element::F32, self.shift)?;
+        let lengths = lengths.map(|lengths| Operand::words(gpu, &[lengths.len()], &lengths, self.shift)).transpose()?;
         let y = if self.in_place { &x_operand } else { &y_operand };
         let mut kernel = Softmax::new(x_operand.tensor(), y.tensor(), 1);
         if let Some(lengths) = &lengths {

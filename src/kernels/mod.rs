@@ -6,6 +6,7 @@
 
 mod attend;
 mod bias;
+mod choice;
 mod lanes;
 mod matmul;
 mod reduce;
@@ -15,6 +16,7 @@ mod tile;
 mod tuning;
 
 pub use attend::{ATTEND, Attend};
+pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
 pub use matmul::{MATMUL, Matmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
