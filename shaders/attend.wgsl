@@ -1,6 +1,6 @@
 // The attention logit of each token: the dot product of its row with one vector, plus a bias.
 //
-//   X [N, K] f32     v [K]: f32, f16 or bf16     bias [1], type of v, optional     logits [N] f32
+//   X [N, K] f32     v [K]: f32, f16 or bf16     bias [1], optional     logits [N] f32
 //   logits[n] = Σ_k X[n, k] · v[k] + bias
 //
 // A workgroup of LANES × ROWS invocations owns ROWS·EACH tokens; the LANES invocations of a row take the quads of its EACH
@@ -8,11 +8,12 @@
 //   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|x||v| + |bias|) to first order, in any order of summation.
 
 //#import lib/grid
+//#import lib/half
 //#import lib/lanes
 //#import lib/load x
 //#import lib/load v
 //#if BIAS
-//#import lib/load bias
+//#import lib/bias bias
 //#endif
 
 // Tokens of an invocation.
@@ -21,10 +22,10 @@ const EACH: u32 = 4u;
 struct Params {
     rows: u32,
     depth: u32,
-    // Elements from the start of its binding to the first element of each.
+    // Elements from the start of its binding to the first element of each; a bias is as lib/bias.wgsl has it.
     x_first: u32,
     v_first: u32,
-    bias_first: u32,
+    bias_at: u32,
     logits_first: u32,
     unused_0: u32,
     unused_1: u32,
@@ -34,7 +35,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> x: array<x_word>;
 @group(0) @binding(2) var<storage, read> v: array<v_word>;
 //#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<bias_word>;
+@group(0) @binding(3) var<storage, read> bias: array<u32>;
 //#endif
 @group(0) @binding(4) var<storage, read_write> logits: array<f32>;
 
@@ -73,7 +74,7 @@ fn main(
         if lane.lane == 0u && row + E < rows {
             var logit = sum;
 //#if BIAS
-            logit += bias_quad(params.bias_first, 1u).x;
+            logit += bias_quad(params.bias_at, 0u, 1u).x;
 //#endif
             logits[params.logits_first + row + E] = logit;
         }

@@ -1,7 +1,7 @@
 // C = A·B + bias, or C = A·Bᵀ + bias, for each batch; all row-major.
 //
 //   A [batch, M, K] f32     B [batch, K, N] or, transposed, [batch, N, K] (f32, f16 or bf16; one for all batches if b_batch is 0)
-//   bias [N], type of B     C [batch, M, N] f32
+//   bias [N], optional     C [batch, M, N] f32
 //   C[m, n] = Σ_k A[m, k] · B[k, n] + bias[n]
 //
 // One workgroup owns a tile of C, one invocation the rows and column quads that lib/tile.wgsl gives it. Barriers are
@@ -9,18 +9,19 @@
 //   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|) to first order, in any order of summation.
 
 //#import lib/grid
+//#import lib/half
 //#import lib/tile
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
 //#if BIAS
-//#import lib/load bias
+//#import lib/bias bias
 //#endif
 
 struct Params {
     product: Product,
-    // Elements from the start of its binding to bias[0].
-    bias_first: u32,
+    // As lib/bias.wgsl has it.
+    bias_at: u32,
     unused_0: u32,
     unused_1: u32,
     unused_2: u32,
@@ -30,7 +31,7 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
 //#if BIAS
-@group(0) @binding(3) var<storage, read> bias: array<bias_word>;
+@group(0) @binding(3) var<storage, read> bias: array<u32>;
 //#endif
 @group(0) @binding(4) var<storage, read_write> c: array<c_word>;
 
@@ -65,7 +66,7 @@ fn main(
             var addend = vec4<f32>();
 //#if BIAS
             if params.product.finishes == 1u {
-                addend = bias_quad(params.bias_first + column, valid);
+                addend = bias_quad(params.bias_at, column, valid);
             }
 //#endif
 //#for R in TILE_ROWS

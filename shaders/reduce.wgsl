@@ -7,13 +7,14 @@
 //   |ŷ − y| ≤ |w| · (parts + 2) · 2⁻²⁴ · (Σ|p| + |inner|) + 2⁻²⁴ · |outer|
 
 //#import lib/grid
+//#import lib/half
 //#import lib/load p
 //#import lib/store y
 //#if INNER
-//#import lib/load inner
+//#import lib/bias inner
 //#endif
 //#if OUTER
-//#import lib/load outer
+//#import lib/bias outer
 //#endif
 
 const LANES: u32 = 64u;
@@ -22,11 +23,11 @@ struct Params {
     parts: u32,
     rows: u32,
     columns: u32,
-    // Elements from the start of its binding to the first element of each.
+    // Elements from the start of its binding to the first element of each; a bias is as lib/bias.wgsl has it.
     p_first: u32,
     w_first: u32,
-    inner_first: u32,
-    outer_first: u32,
+    inner_at: u32,
+    outer_at: u32,
     y_first: u32,
 }
 
@@ -36,10 +37,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> w: array<f32>;
 //#endif
 //#if INNER
-@group(0) @binding(3) var<storage, read> inner: array<inner_word>;
+@group(0) @binding(3) var<storage, read> inner: array<u32>;
 //#endif
 //#if OUTER
-@group(0) @binding(4) var<storage, read> outer: array<outer_word>;
+@group(0) @binding(4) var<storage, read> outer: array<u32>;
 //#endif
 @group(0) @binding(5) var<storage, read_write> y: array<y_word>;
 
@@ -62,13 +63,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         sum += p_quad(params.p_first + part * each + at, left);
     }
 //#if INNER
-    sum += inner_quad(params.inner_first + column, left);
+    sum += inner_quad(params.inner_at, column, left);
 //#endif
 //#if WEIGHTED
     sum *= w[params.w_first + row];
 //#endif
 //#if OUTER
-    sum += outer_quad(params.outer_first + column, left);
+    sum += outer_quad(params.outer_at, column, left);
 //#endif
     y_store(params.y_first + at, left, sum);
 }

@@ -1,6 +1,6 @@
 // The weighted routing step in one pass: Y = w ⊙ (X·Bᵀ + inner) + outer; all row-major.
 //
-//   X [N, K] f32     B [O, K]: f32, f16 or bf16     w [N] f32     inner, outer [O], type of B, each optional
+//   X [N, K] f32     B [O, K]: f32, f16 or bf16     w [N] f32     inner, outer [O], each optional
 //   Y [N, O] f32     Y[n, o] = w[n] · (Σ_k X[n, k] · B[o, k] + inner[o]) + outer[o]
 //
 // A weight is one number a token, so it commutes with the linear map and is applied once, to the finished sum. One
@@ -9,23 +9,24 @@
 //   |ŷ − y| ≤ |w| · (K + 4) · 2⁻²⁴ · (Σ|x||b| + |inner|) + 2⁻²⁴ · |outer|
 
 //#import lib/grid
+//#import lib/half
 //#import lib/tile
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
 //#if INNER
-//#import lib/load inner
+//#import lib/bias inner
 //#endif
 //#if OUTER
-//#import lib/load outer
+//#import lib/bias outer
 //#endif
 
 struct Params {
     product: Product,
-    // Elements from the start of its binding to the first element of each.
+    // Elements from the start of its binding to the first element of each; a bias is as lib/bias.wgsl has it.
     w_first: u32,
-    inner_first: u32,
-    outer_first: u32,
+    inner_at: u32,
+    outer_at: u32,
     unused: u32,
 }
 
@@ -34,10 +35,10 @@ struct Params {
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
 @group(0) @binding(3) var<storage, read> w: array<f32>;
 //#if INNER
-@group(0) @binding(4) var<storage, read> inner: array<inner_word>;
+@group(0) @binding(4) var<storage, read> inner: array<u32>;
 //#endif
 //#if OUTER
-@group(0) @binding(5) var<storage, read> outer: array<outer_word>;
+@group(0) @binding(5) var<storage, read> outer: array<u32>;
 //#endif
 @group(0) @binding(6) var<storage, read_write> c: array<c_word>;
 
@@ -72,10 +73,10 @@ fn main(
             var inside = vec4<f32>();
             var outside = vec4<f32>();
 //#if INNER
-            inside = inner_quad(params.inner_first + column, valid);
+            inside = inner_quad(params.inner_at, column, valid);
 //#endif
 //#if OUTER
-            outside = outer_quad(params.outer_first + column, valid);
+            outside = outer_quad(params.outer_at, column, valid);
 //#endif
 //#for R in TILE_ROWS
             if tile_row(place, R) < place.rows {

@@ -1,8 +1,8 @@
 // Reading operand OPERAND, four consecutive elements at a time, widened to f32.
 //
 // The host puts the operand's name in place of OPERAND and chooses
-//   OPERAND_TYPE     f32 | f16 | bf16: how an element is stored (f16 and bf16: two to a 32-bit word, lower half first;
-//                    both are unpacked with integer arithmetic, so no device feature is needed);
+//   OPERAND_TYPE     f32 | f16 | bf16: how an element is stored (f16 and bf16: two to a 32-bit word, lower half first, and
+//                    the kernel imports lib/half too);
 //   OPERAND_ACCESS   how it is read:
 //     quads          every quad that is read starts at a multiple of four elements and lies within the operand, so that
 //                    it is one aligned load;
@@ -42,20 +42,13 @@ fn OPERAND_halves(word: u64) -> vec2<u32> {
 //#endif
 
 //#if OPERAND_TYPE == f16
-// Moving the exponent and mantissa of a normal f16 into place leaves only the exponent's bias to correct; a subnormal one is
-// its mantissa times 2⁻²⁴. unpack2x16float is not to be had on every driver, and may flush subnormals.
 fn OPERAND_unpack(word: u32) -> vec2<f32> {
-    let halves = vec2<u32>(word & 0xffffu, word >> 16u);
-    let magnitude = halves & vec2<u32>(0x7fffu);
-    let normal = bitcast<vec2<f32>>((magnitude << vec2<u32>(13u)) + vec2<u32>(0x38000000u));
-    let subnormal = vec2<f32>(magnitude) * 5.9604644775390625e-8;
-    let positive = select(normal, subnormal, magnitude < vec2<u32>(0x400u));
-    return bitcast<vec2<f32>>(bitcast<vec2<u32>>(positive) | ((halves & vec2<u32>(0x8000u)) << vec2<u32>(16u)));
+    return unpack_f16(word);
 }
 //#endif
 //#if OPERAND_TYPE == bf16
 fn OPERAND_unpack(word: u32) -> vec2<f32> {
-    return bitcast<vec2<f32>>(vec2<u32>(word << 16u, word & 0xffff0000u));
+    return unpack_bf16(word);
 }
 //#endif
 

@@ -49,7 +49,7 @@ params! {
         depth,
         x_first,
         v_first,
-        bias_first,
+        bias_at,
         logits_first,
         unused_0,
         unused_1,
@@ -180,7 +180,7 @@ impl<'a> Attend<'a> {
                 depth: shader_u32(NAME, "depth", depth)?,
                 x_first: x.first,
                 v_first: v.first,
-                bias_first: bias::first(bias.as_ref()),
+                bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
                 logits_first: logits.first,
                 ..Params::default()
             };

@@ -3,41 +3,29 @@
 use super::{Slot, WEIGHT_ELEMENTS};
 use crate::{Element, Error, Gpu, Result, Tensor, shader::Variant, tensor::Bound};
 
-/// An operand that may be absent: what its shader calls it.
+/// An operand that may be absent: what its shader calls it. How it is read: `shaders/lib/bias.wgsl`.
 pub(crate) struct Bias {
     name: &'static str,
     /// The flag that says whether it is there.
     flag: &'static str,
-    element: &'static str,
-    access: &'static str,
 }
 
-pub(crate) const BIAS: Bias = Bias { name: "bias", flag: "BIAS", element: "bias_TYPE", access: "bias_ACCESS" };
-pub(crate) const INNER: Bias = Bias { name: "inner", flag: "INNER", element: "inner_TYPE", access: "inner_ACCESS" };
-pub(crate) const OUTER: Bias = Bias { name: "outer", flag: "OUTER", element: "outer_TYPE", access: "outer_ACCESS" };
+pub(crate) const BIAS: Bias = Bias { name: "bias", flag: "BIAS" };
+pub(crate) const INNER: Bias = Bias { name: "inner", flag: "INNER" };
+pub(crate) const OUTER: Bias = Bias { name: "outer", flag: "OUTER" };
 
 impl Bias {
     pub const fn slot(&self, binding: u32) -> Slot {
         Slot::read(binding, self.name).when(self.flag)
     }
 
-    /// A variant without it, and one for each type it may be stored in.
-    pub fn variants(&self, variant: &Variant) -> impl Iterator<Item = Variant> {
-        let elements = std::iter::once(None).chain(WEIGHT_ELEMENTS.iter().copied().map(Some));
-        elements.map(|element| self.define_element(variant.clone(), element))
+    /// A variant without it, and one with it.
+    pub fn variants(&self, variant: &Variant) -> [Variant; 2] {
+        [false, true].map(|there| variant.clone().flag(self.flag, there))
     }
 
     pub fn define(&self, variant: Variant, bias: Option<&Tensor<'_>>) -> Variant {
-        self.define_element(variant, bias.map(Tensor::element))
-    }
-
-    fn define_element(&self, variant: Variant, element: Option<Element>) -> Variant {
-        let variant = variant.flag(self.flag, element.is_some());
-        match element {
-            // Read once for a whole sum: how does not matter.
-            Some(element) => variant.word(self.element, element.name()).word(self.access, "elements"),
-            None => variant,
-        }
+        variant.flag(self.flag, bias.is_some())
     }
 
     /// Checks that it has this many elements of a type for weights, within a buffer that `output` does not lie in.
@@ -71,7 +59,12 @@ impl Bias {
     }
 }
 
-/// Elements from the start of the binding to the first that is bound, where any is.
-pub(crate) fn first(bound: Option<&(&'static str, Bound<'_>)>) -> u32 {
-    bound.map_or(0, |(_, bound)| bound.first)
+/// The parameter that says where it is: its first element from the start of the binding, times 4, plus its type.
+pub(crate) fn at(bias: Option<&Tensor<'_>>, bound: Option<&(&'static str, Bound<'_>)>) -> u32 {
+    let kind = match bias.map(Tensor::element) {
+        Some(Element::F16) => 1,
+        Some(Element::BF16) => 2,
+        _ => 0,
+    };
+    bound.map_or(0, |(_, bound)| bound.first * 4 + kind)
 }

@@ -24,7 +24,7 @@ pub const MATMUL: Kernel = Kernel {
 
 params! {
     struct Params embeds product: Product {
-        bias_first,
+        bias_at,
         unused_0,
         unused_1,
         unused_2,
@@ -203,7 +203,11 @@ impl<'a> Matmul<'a> {
         for piece in multiplication.pieces(gpu, tile)? {
             let variant = BIAS.define(piece.define(&multiplication, tile), self.bias.as_ref());
             let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), piece.column, piece.columns)?;
-            let params = Params { product: piece.product, bias_first: bias::first(bias.as_ref()), ..Params::default() };
+            let params = Params {
+                product: piece.product,
+                bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
+                ..Params::default()
+            };
             let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("c", &piece.c)];
             operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
             plan.push(Step::new(

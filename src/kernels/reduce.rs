@@ -45,8 +45,8 @@ params! {
         columns,
         p_first,
         w_first,
-        inner_first,
-        outer_first,
+        inner_at,
+        outer_at,
         y_first,
     }
 }
@@ -187,8 +187,8 @@ impl<'a> Reduce<'a> {
             columns: shader_u32(NAME, "columns", columns)?,
             p_first: p.first,
             w_first: w.as_ref().map_or(0, |w| w.first),
-            inner_first: bias::first(inner.as_ref()),
-            outer_first: bias::first(outer.as_ref()),
+            inner_at: bias::at(self.inner.as_ref(), inner.as_ref()),
+            outer_at: bias::at(self.outer.as_ref(), outer.as_ref()),
             y_first: y.first,
         };
         let p_access = p.load_access(gpu, Element::F32, &[columns]);

@@ -30,15 +30,15 @@ pub const ROUTE: Kernel = Kernel {
         let mut products = tile::variants();
         products.retain(|product| product.holds("B_TRANSPOSED") == Ok(true));
         let with_inner = products.iter().flat_map(|product| INNER.variants(product));
-        with_inner.flat_map(|variant| OUTER.variants(&variant).collect::<Vec<_>>()).collect()
+        with_inner.flat_map(|variant| OUTER.variants(&variant)).collect()
     },
 };
 
 params! {
     struct Params embeds product: Product {
         w_first,
-        inner_first,
-        outer_first,
+        inner_at,
+        outer_at,
         unused,
     }
 }
@@ -182,8 +182,8 @@ impl<'a> Route<'a> {
             let params = Params {
                 product: piece.product,
                 w_first: w.first,
-                inner_first: bias::first(inner.as_ref()),
-                outer_first: bias::first(outer.as_ref()),
+                inner_at: bias::at(self.inner.as_ref(), inner.as_ref()),
+                outer_at: bias::at(self.outer.as_ref(), outer.as_ref()),
                 unused: 0,
             };
             let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("w", &w), ("c", &piece.c)];
