@@ -185,7 +185,7 @@ impl Gpu {
     /// ```
     pub fn required_limits() -> wgpu::Limits {
         wgpu::Limits {
-            max_storage_buffers_per_shader_stage: 6,
+            max_storage_buffers_per_shader_stage: 8,
             max_compute_workgroup_storage_size: 16 << 10,
             max_compute_invocations_per_workgroup: 256,
             max_compute_workgroup_size_x: 256,

@@ -3,7 +3,7 @@
 // A workgroup of TILE_X × TILE_Y invocations owns TILE_M rows and TILE_N columns of the product; an invocation owns
 // TILE_ROWS rows and TILE_QUADS quads of columns. The kernel that imports this file supplies the operands a and b through
 // lib/load.wgsl, the output c through lib/store.wgsl and `params.product`; it decides what happens to the accumulators (its
-// epilogue), in those invocations that tile_stores() names.
+// epilogue), in those invocations that tile_stores() names. One whose rows are gathered (A_GATHERED) says where each is.
 //
 // TILE_SOURCE says where an invocation finds its operands:
 //   direct    it reads them straight from memory; no barrier (few rows);
@@ -76,6 +76,10 @@ struct TilePlace {
     depth: u32,
     a_stride: u32,
     b_stride: u32,
+//#if A_GATHERED
+    // What the kernel's a_row() needs: the rows are those of C from this one on.
+    first_row: u32,
+//#endif
 }
 
 fn tiles_per_batch() -> u32 {
@@ -88,6 +92,7 @@ fn tile_depth(index: u32) -> u32 {
     return select(params.product.depth, params.product.last_depth, last);
 }
 
+//#if !A_GATHERED
 // The place of tile `index` of all batches' tiles; columns vary fastest, so that neighbours share rows of A.
 fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
     let batch = index / tiles_per_batch();
@@ -108,6 +113,7 @@ fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
         params.product.b_stride,
     );
 }
+//#endif
 
 //#if TILE_SOURCE == lanes
 fn tile_row(place: TilePlace, r: u32) -> u32 {
@@ -135,9 +141,15 @@ fn tile_stores(place: TilePlace) -> bool {
 }
 //#endif
 
-// Where A[row] starts; rows past the end are the last row, and their products are never stored.
+// Where A[row] starts; rows past the end are the last row, and their products are never stored. A kernel that gathers
+// rows says in a_row() which row of A each is.
 fn a_start(place: TilePlace, row: u32) -> u32 {
-    return place.a_first + min(row, place.rows - 1u) * place.a_stride;
+    let last = min(row, place.rows - 1u);
+//#if A_GATHERED
+    return place.a_first + a_row(place, last) * place.a_stride;
+//#else
+    return place.a_first + last * place.a_stride;
+//#endif
 }
 
 fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {

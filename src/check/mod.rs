@@ -8,6 +8,7 @@
 mod attend;
 mod bench;
 mod matmul;
+mod path_matmul;
 mod reduce;
 mod route;
 mod routing;
@@ -131,8 +132,16 @@ impl Case {
 /// assert!(double_routing::check::cases().len() > 100);
 /// ```
 pub fn cases() -> Vec<Case> {
-    [matmul::cases(), softmax::cases(), attend::cases(), route::cases(), reduce::cases(), routing::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        matmul::cases(),
+        softmax::cases(),
+        attend::cases(),
+        route::cases(),
+        reduce::cases(),
+        path_matmul::cases(),
+        routing::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -9,6 +9,7 @@ mod bias;
 mod choice;
 mod lanes;
 mod matmul;
+mod path_matmul;
 mod reduce;
 mod route;
 mod softmax;
@@ -18,6 +19,7 @@ mod tuning;
 pub use attend::{ATTEND, Attend};
 pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
 pub use matmul::{MATMUL, Matmul};
+pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
 pub use softmax::{SOFTMAX, Softmax};
@@ -37,7 +39,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -194,8 +194,16 @@ impl Tile {
         }
     }
 
-    /// The tile for a product; a tuning of the device's has the first say. With `batch_invariant` the number of rows has none.
-    pub(crate) fn choose(gpu: &Gpu, rows: u64, columns: u64, transposed: bool, batch_invariant: bool) -> Self {
+    /// The tile for a product, one of `products` that share the device; a tuning of the device's has the first say. With
+    /// `batch_invariant` the number of rows has none.
+    pub(crate) fn choose(
+        gpu: &Gpu,
+        rows: u64,
+        columns: u64,
+        products: u64,
+        transposed: bool,
+        batch_invariant: bool,
+    ) -> Self {
         let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
         if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tile(rows, columns)).filter(|tile| tile.suits(gpu)) {
             return tile;
@@ -205,7 +213,7 @@ impl Tile {
                 && rows <= choice.rows
                 && columns <= choice.columns
                 && choice.transposed.is_none_or(|wanted| wanted == transposed)
-                && choice.tile.workgroups(rows, columns, 1) >= choice.workgroups
+                && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
                 && (choice.tile.source != Source::Subgroup || gpu.subgroup_lanes() == Some(choice.tile.x))
         };
         // The last row of each class fits every product.
@@ -242,7 +250,7 @@ impl Tile {
     }
 
     /// The most of k that one dispatch may go through.
-    fn max_depth(self) -> u64 {
+    pub(crate) fn max_depth(self) -> u64 {
         match self.source {
             Source::Direct | Source::Subgroup => MAX_ITERATIONS * 4,
             Source::Lanes => MAX_ITERATIONS * 4 * u64::from(self.x),
@@ -335,6 +343,7 @@ impl Piece<'_> {
     pub(crate) fn define(&self, multiplication: &Multiplication<'_>, tile: Tile) -> Variant {
         tile.define(Variant::default())
             .flag("B_TRANSPOSED", multiplication.transposed)
+            .flag("A_GATHERED", false)
             .word("a_TYPE", multiplication.a.element().name())
             .word("a_ACCESS", self.a_access)
             .word("b_TYPE", multiplication.b.element().name())
@@ -356,7 +365,7 @@ struct Block {
 impl Multiplication<'_> {
     /// The tile it is computed by.
     pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
-        Tile::choose(gpu, self.rows, self.columns, self.transposed, batch_invariant)
+        Tile::choose(gpu, self.rows, self.columns, 1, self.transposed, batch_invariant)
     }
 
     /// Into how many parts of which depth the sum is cut, so that enough workgroups share it, if it is: where all of it is one
@@ -527,33 +536,42 @@ impl Multiplication<'_> {
     }
 }
 
-/// Every variant of the tile product: tiles × storage of B × layout of B × how operands are read and written. Only tiles for
-/// software read in words of 64 bits.
+/// Every variant of the tile product of whole matrices: tiles × storage of B × layout of B × how operands are read and
+/// written.
 pub(crate) fn variants() -> Vec<Variant> {
-    let mut variants = Vec::new();
-    for tile in Tile::all() {
-        let wide = tile.source == Source::Subgroup || (tile.source == Source::Direct && tile.x < 32);
+    Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |b| tile.variants(b, false))).collect()
+}
+
+/// The same for products whose rows have a path each: B transposed, the rows of A gathered or in order.
+pub(crate) fn path_variants() -> Vec<Variant> {
+    Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |a| tile.variants(true, a))).collect()
+}
+
+impl Tile {
+    /// Only tiles for software read in words of 64 bits.
+    fn variants(self, b_transposed: bool, a_gathered: bool) -> Vec<Variant> {
+        let wide = self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32);
+        let mut variants = Vec::new();
         for element in super::WEIGHT_ELEMENTS {
-            for transposed in [false, true] {
-                for a in super::load_accesses(Element::F32, wide) {
-                    for b in super::load_accesses(*element, wide) {
-                        for c in super::STORE_ACCESSES {
-                            variants.push(
-                                tile.define(Variant::default())
-                                    .flag("B_TRANSPOSED", transposed)
-                                    .word("a_TYPE", "f32")
-                                    .word("a_ACCESS", a)
-                                    .word("b_TYPE", element.name())
-                                    .word("b_ACCESS", b)
-                                    .word("c_ACCESS", c),
-                            );
-                        }
+            for a in super::load_accesses(Element::F32, wide) {
+                for b in super::load_accesses(*element, wide) {
+                    for c in super::STORE_ACCESSES {
+                        variants.push(
+                            self.define(Variant::default())
+                                .flag("B_TRANSPOSED", b_transposed)
+                                .flag("A_GATHERED", a_gathered)
+                                .word("a_TYPE", "f32")
+                                .word("a_ACCESS", a)
+                                .word("b_TYPE", element.name())
+                                .word("b_ACCESS", b)
+                                .word("c_ACCESS", c),
+                        );
                     }
                 }
             }
         }
+        variants
     }
-    variants
 }
 
 /// A number of rows, columns or k that keeps what follows it aligned to quads, if there are any quads in it.

@@ -7,6 +7,7 @@
 
 mod attend;
 mod matmul;
+mod path_matmul;
 mod reduce;
 mod route;
 mod routing;
@@ -14,6 +15,7 @@ mod softmax;
 
 pub use attend::{attend, attend_bound};
 pub use matmul::{Product, matmul, matmul_bound};
+pub use path_matmul::{PathRows, PathWeights, path_matmul, path_matmul_bound, silu};
 pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
 pub use routing::{Forward, Layer, signal_error};

@@ -1,0 +1,165 @@
+// The matrix products of a routing's second level, each row with the weights of its path; all row-major.
+//
+//   A [N, K] f32     B [P, O, K]: f32, f16 or bf16     offsets [P + 1] u32     bias [P, O], optional     C [rows, O] f32
+//   C[r, o] = Σ_k A[source(r), k] · B[p, o, k] + bias[p, o]     for offsets[p] ≤ r < offsets[p + 1]
+//   GATHERED: source(r) = order[r] / divisor, with order [rows] u32; otherwise source(r) = r
+//   SWISH:    C[r, o] = silu(S[r, o]) · (…), with S [rows, O] f32 and silu(s) = s / (1 + e⁻ˢ)
+// Rows from offsets[P] on are not written.
+//
+// One workgroup owns a tile of one path's rows; nobody but the device knows how many each path has, so the grid is an upper
+// bound and workgroups without a tile leave. Path p's tiles start at workgroup (in rows of tiles) offsets[p] / GRAIN + p · STEP,
+// found by bisection: with GRAIN = TILE_M and STEP = 1 that leaves room for the last tile of every path, ⌊rows / TILE_M⌋ + P in
+// all; with GRAIN = 1 and STEP = 0 every row has a workgroup, of which those at the start of a tile work: cheaper where
+// there are fewer rows than paths. Barriers are those of the tile product. To first order, in any order of summation:
+//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with SWISH times |silu(s)| and (K + 10 + 2|s|) for (K + 2)
+
+//#import lib/grid
+//#import lib/half
+//#import lib/tile
+//#import lib/load a
+//#import lib/load b
+//#import lib/store c
+//#if BIAS
+//#import lib/bias bias
+//#endif
+//#if SWISH
+//#import lib/load s
+//#endif
+
+struct Params {
+    product: Product,
+    paths: u32,
+    // Rows of A have this many rows of C each, one after the other in the numbers of order.
+    divisor: u32,
+    // 1: a workgroup for every row, 0: for every tile and path.
+    by_rows: u32,
+    // Elements from the start of its binding to the first element of each; bias is as lib/bias.wgsl has it.
+    offsets_first: u32,
+    order_first: u32,
+    bias_at: u32,
+    s_first: u32,
+    unused: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+@group(0) @binding(1) var<storage, read> a: array<a_word>;
+@group(0) @binding(2) var<storage, read> b: array<b_word>;
+@group(0) @binding(3) var<storage, read> offsets: array<u32>;
+//#if A_GATHERED
+@group(0) @binding(4) var<storage, read> order: array<u32>;
+//#endif
+//#if BIAS
+@group(0) @binding(5) var<storage, read> bias: array<u32>;
+//#endif
+//#if SWISH
+@group(0) @binding(6) var<storage, read> s: array<s_word>;
+//#endif
+@group(0) @binding(7) var<storage, read_write> c: array<c_word>;
+
+//#if A_GATHERED
+// The row of A for the tile product's row `row`, counted from the first of the path's.
+fn a_row(place: TilePlace, row: u32) -> u32 {
+    return min(order[params.order_first + place.first_row + row] / params.divisor, params.product.rows - 1u);
+}
+//#endif
+
+// The row of tiles that path p's tiles start at.
+fn tiles_before(p: u32) -> u32 {
+    let offset = offsets[params.offsets_first + p];
+    return select(offset / TILE_M + p, offset, params.by_rows == 1u);
+}
+
+@compute @workgroup_size(TILE_X, TILE_Y)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+//#if TILE_SOURCE == subgroup
+    @builtin(subgroup_invocation_id) lane: u32,
+//#else
+    @builtin(local_invocation_id) local: vec3<u32>,
+//#endif
+) {
+//#if TILE_SOURCE == subgroup
+    let at = vec2<u32>(lane, 0u);
+//#else
+    let at = local.xy;
+//#endif
+    let index = workgroup_index(group);
+    let across = (params.product.columns + TILE_N - 1u) / TILE_N;
+    // These paths may be some of all: their tiles start at 0.
+    let of_tiles = index / across + tiles_before(0u);
+    var path = 0u;
+    var beyond = params.paths;
+    while beyond - path > 1u {
+        let middle = (path + beyond) / 2u;
+        if tiles_before(middle) <= of_tiles {
+            path = middle;
+        } else {
+            beyond = middle;
+        }
+    }
+    let first = offsets[params.offsets_first + path];
+    let count = offsets[params.offsets_first + path + 1u] - first;
+    let row = (of_tiles - tiles_before(path)) * select(TILE_M, 1u, params.by_rows == 1u);
+    if row >= count || row % TILE_M != 0u {
+        return;
+    }
+    let place = TilePlace(
+        row,
+        (index % across) * TILE_N,
+        at.x,
+        at.y,
+        // A is in the order of C, or gathered.
+//#if A_GATHERED
+        params.product.a_first,
+//#else
+        params.product.a_first + first * params.product.a_stride,
+//#endif
+        params.product.b_first + path * params.product.b_batch,
+        params.product.c_first + first * params.product.c_stride,
+        count,
+        params.product.columns,
+        params.product.depth,
+        params.product.a_stride,
+        params.product.b_stride,
+//#if A_GATHERED
+        first,
+//#endif
+    );
+    var sums: Accumulators;
+    tile_product(&sums, place, params.product.depth);
+    if !tile_stores(place) {
+        return;
+    }
+//#for Q in TILE_QUADS
+    {
+        let column = tile_column(place, Q);
+        if column < place.columns {
+            let valid = place.columns - column;
+            var addend = vec4<f32>();
+//#if BIAS
+            addend = bias_quad(params.bias_at, path * place.columns + column, valid);
+//#endif
+//#for R in TILE_ROWS
+            if tile_row(place, R) < place.rows {
+                let at_c = tile_c(place, tile_row(place, R), column);
+                let product = sums[R * TILE_QUADS + Q] + addend;
+//#if SWISH
+                let swish = s_quad(params.s_first + (first + tile_row(place, R)) * place.columns + column, valid);
+                c_store(at_c, valid, silu(swish) * product);
+//#else
+                c_store(at_c, valid, product);
+//#endif
+            }
+//#endfor
+        }
+    }
+//#endfor
+}
+//#if SWISH
+
+// exp of a positive argument only where it is small: no overflow.
+fn silu(s: vec4<f32>) -> vec4<f32> {
+    let below = exp(-abs(s));
+    return s * select(below, vec4<f32>(1.0), s >= vec4<f32>()) / (1.0 + below);
+}
+//#endif

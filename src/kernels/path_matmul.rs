@@ -1,0 +1,376 @@
+//! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
+
+use super::{
+    Kernel, Slot, WEIGHT_ELEMENTS,
+    bias::{self, BIAS},
+    load_accesses, params, shader_u32, store_access,
+    tile::{self, Product, Tile},
+};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
+
+/// The kernel behind [`PathMatmul`].
+///
+/// ```
+/// assert_eq!(double_routing::kernels::PATH_MATMUL.name(), "path_matmul");
+/// ```
+pub const PATH_MATMUL: Kernel = Kernel {
+    name: "path_matmul",
+    source: include_str!("../../shaders/path_matmul.wgsl"),
+    params: Params::fields,
+    slots: &[
+        Slot::read(1, "a"),
+        Slot::read(2, "b"),
+        Slot::read(3, "offsets"),
+        Slot::read(4, "order").when("A_GATHERED"),
+        BIAS.slot(5),
+        Slot::read(6, "s").when("SWISH"),
+        Slot::write(7, "c"),
+    ],
+    variants: || {
+        let mut variants = Vec::new();
+        for product in tile::path_variants() {
+            for biased in BIAS.variants(&product) {
+                variants.push(biased.clone().flag("SWISH", false));
+                let wide = product.holds("TILE_SOURCE == subgroup || TILE_SOURCE == direct") == Ok(true);
+                for s in load_accesses(Element::F32, wide) {
+                    variants.push(biased.clone().flag("SWISH", true).word("s_TYPE", "f32").word("s_ACCESS", s));
+                }
+            }
+        }
+        variants
+    },
+};
+
+params! {
+    struct Params embeds product: Product {
+        paths,
+        divisor,
+        by_rows,
+        offsets_first,
+        order_first,
+        bias_at,
+        s_first,
+        unused,
+    }
+}
+
+/// Rows times the weights of their paths: `c[r] = a[source(r)]·b[p]ᵀ + bias[p]` for the rows
+/// `offsets[p] .. offsets[p + 1]` of path p. With [`swish`](PathMatmul::swish) times `silu(s[r])`.
+///
+/// | tensor | shape | elements |
+/// |---|---|---|
+/// | `a` | `[N, K]` | f32 |
+/// | `b` | `[P, O, K]`: for each path what `nn.Linear` stores | f32, f16, bf16 |
+/// | `offsets` | `[P + 1]`, ascending, the last at most `rows` | u32 |
+/// | `order` | `[rows]`: row r of c comes from row `order[r] / divisor` of a; without it from row r | u32 |
+/// | `bias` | `[P, O]` | f32, f16, bf16 |
+/// | `s`, `c` | `[rows, O]` | f32 |
+///
+/// `offsets` and `order` are what [`Dispatch`](super::Dispatch) makes; the host never sees them. Rows of `c` from the last offset on
+/// are left as they are. A path without rows costs nothing but the workgroups that find nothing to do.
+/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|), times |silu(s)| and with K + 10 + 2|s| for K + 2 where there is an `s`.
+///
+/// ```
+/// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::PathMatmul};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let upload = |values: &[f32]| gpu.upload("operand", bytemuck::cast_slice(values));
+/// let (a, b) = (upload(&[1.0, 2.0, 3.0, 4.0])?, upload(&[1.0, 1.0, 10.0, 10.0])?);
+/// let offsets = gpu.upload("offsets", bytemuck::cast_slice(&[0u32, 1, 2]))?;
+/// let c = gpu.buffer("c", Element::F32, 2)?;
+/// // Two rows of two features, the first on path 0, the second on path 1; one output.
+/// let c = Tensor::f32(&c, &[2, 1]);
+/// let (a, b) = (Tensor::f32(&a, &[2, 2]), Tensor::f32(&b, &[2, 1, 2]));
+/// let plan = PathMatmul::new(a, b, Tensor::u32(&offsets, &[3]), c.clone()).plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&gpu.read(&c).await?), [3.0, 70.0]);
+/// # Ok(()) }) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct PathMatmul<'a> {
+    a: Tensor<'a>,
+    b: Tensor<'a>,
+    offsets: Tensor<'a>,
+    c: Tensor<'a>,
+    order: Option<Tensor<'a>>,
+    divisor: usize,
+    bias: Option<Tensor<'a>>,
+    s: Option<Tensor<'a>>,
+    batch_invariant: bool,
+}
+
+const NAME: &str = "path_matmul";
+
+/// The dimensions of the products.
+struct Geometry {
+    /// Rows of a.
+    sources: u64,
+    rows: u64,
+    paths: u64,
+    columns: u64,
+    depth: u64,
+}
+
+impl<'a> PathMatmul<'a> {
+    /// `c = a·b[path]ᵀ`, with a in the order of c.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::PathMatmul};
+    /// # fn product<'a>(a: Tensor<'a>, b: Tensor<'a>, offsets: Tensor<'a>, c: Tensor<'a>) -> PathMatmul<'a> {
+    /// PathMatmul::new(a, b, offsets, c)
+    /// # }
+    /// ```
+    pub fn new(a: Tensor<'a>, b: Tensor<'a>, offsets: Tensor<'a>, c: Tensor<'a>) -> Self {
+        Self { a, b, offsets, c, order: None, divisor: 1, bias: None, s: None, batch_invariant: false }
+    }
+
+    /// Row r of c comes from row `order[r] / divisor` of a: with the order of slots that [`Dispatch`](super::Dispatch) makes,
+    /// `divisor` slots a token.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::PathMatmul};
+    /// # fn gathered<'a>(product: PathMatmul<'a>, order: Tensor<'a>) -> PathMatmul<'a> {
+    /// // Every token has chosen 8 paths.
+    /// product.gathered(order, 8)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn gathered(mut self, order: Tensor<'a>, divisor: usize) -> Self {
+        self.order = Some(order);
+        self.divisor = divisor;
+        self
+    }
+
+    /// Adds a row to every row of a path.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::PathMatmul};
+    /// # fn biased<'a>(product: PathMatmul<'a>, bias: Tensor<'a>) -> PathMatmul<'a> {
+    /// product.bias(bias)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn bias(mut self, bias: Tensor<'a>) -> Self {
+        self.bias = Some(bias);
+        self
+    }
+
+    /// Multiplies the result by `silu(s)`, elementwise: the product with a gated feed-forward's `up_proj`, where `s` is that with its
+    /// `gate_proj`.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::PathMatmul};
+    /// # fn gated<'a>(product: PathMatmul<'a>, s: Tensor<'a>) -> PathMatmul<'a> {
+    /// product.swish(s)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn swish(mut self, s: Tensor<'a>) -> Self {
+        self.s = Some(s);
+        self
+    }
+
+    /// As [`Matmul::batch_invariant`](super::Matmul::batch_invariant).
+    ///
+    /// ```no_run
+    /// # use double_routing::kernels::PathMatmul;
+    /// # fn invariant<'a>(product: PathMatmul<'a>) -> PathMatmul<'a> {
+    /// product.batch_invariant(true)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn batch_invariant(mut self, invariant: bool) -> Self {
+        self.batch_invariant = invariant;
+        self
+    }
+
+    /// Checks everything and builds the steps: one, or more where the weights of all paths exceed a binding.
+    ///
+    /// # Errors
+    /// As [`Matmul::plan`](super::Matmul::plan); [`Error::Limit`] where `a`, `c`, `s` or the weights of one path exceed a binding.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, Plan, Result, kernels::PathMatmul};
+    /// # fn plan(gpu: &Gpu, product: PathMatmul<'_>) -> Result<Plan> {
+    /// product.plan(gpu)
+    /// # }
+    /// ```
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let geometry = self.check()?;
+        let Geometry { sources, rows, paths, columns, depth } = geometry;
+        let mut plan = Plan::default();
+        if [rows, columns, sources, paths].contains(&0) {
+            return Ok(plan);
+        }
+        let tile = Tile::choose(gpu, rows.div_ceil(paths), columns, paths, true, self.batch_invariant);
+        if depth > tile.max_depth() {
+            return Err(Error::Limit {
+                operation: NAME,
+                what: "the depth of a sum".into(),
+                needed: depth,
+                allowed: tile.max_depth(),
+            });
+        }
+        let each = columns * depth * self.b.element().bytes() as u64;
+        if each > gpu.unaligned_limit() {
+            return Err(Error::Limit {
+                operation: NAME,
+                what: "the weights of a path in bytes".into(),
+                needed: each,
+                allowed: gpu.unaligned_limit(),
+            });
+        }
+        let paths_each = if each == 0 { paths } else { gpu.unaligned_limit() / each };
+        let mut first = 0;
+        while first < paths {
+            let count = paths_each.min(paths - first);
+            plan.push(self.step(gpu, &geometry, tile, first, count)?);
+            first += count;
+        }
+        Ok(plan)
+    }
+
+    /// The products of the paths `first .. first + paths`.
+    fn step(&self, gpu: &Gpu, geometry: &Geometry, tile: Tile, first: u64, paths: u64) -> Result<Step> {
+        let Geometry { sources, rows, columns, depth, .. } = *geometry;
+        let mut a = self.a.bind(gpu, NAME, "a", 0, sources * depth)?;
+        let mut b = self.b.bind(gpu, NAME, "b", first * columns * depth, paths * columns * depth)?;
+        let offsets = self.offsets.bind(gpu, NAME, "offsets", first, paths + 1)?;
+        let order = self.order.as_ref().map(|order| order.bind(gpu, NAME, "order", 0, rows)).transpose()?;
+        let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), first * columns, paths * columns)?;
+        let mut s = self.s.as_ref().map(|s| s.bind(gpu, NAME, "s", 0, rows * columns)).transpose()?;
+        let c = self.c.bind(gpu, NAME, "c", 0, rows * columns)?;
+
+        let number = |what, count| shader_u32(NAME, what, count);
+        // A row of tiles for each path's tiles, or for each row: whichever are fewer.
+        let by_tiles = rows / u64::from(tile.rows()) + paths;
+        let by_rows = rows <= by_tiles;
+        let params = Params {
+            product: Product {
+                rows: number("rows of a", sources)?,
+                columns: number("columns", columns)?,
+                depth: number("depth", depth)?,
+                last_depth: number("depth", depth)?,
+                batches: 1,
+                a_first: a.first,
+                a_stride: number("the stride of a", depth)?,
+                b_first: b.first,
+                b_stride: number("the stride of b", depth)?,
+                b_batch: number("the weights of a path", columns * depth)?,
+                c_first: c.first,
+                c_stride: number("the stride of c", columns)?,
+                finishes: 1,
+                ..Product::default()
+            },
+            paths: number("paths", paths)?,
+            divisor: number("divisor", self.divisor as u64)?,
+            by_rows: u32::from(by_rows),
+            offsets_first: offsets.first,
+            order_first: order.as_ref().map_or(0, |order| order.first),
+            bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
+            s_first: s.as_ref().map_or(0, |s| s.first),
+            unused: 0,
+        };
+        let variant = tile
+            .define(Variant::default())
+            .flag("B_TRANSPOSED", true)
+            .flag("A_GATHERED", order.is_some())
+            .word("a_TYPE", "f32")
+            .word("a_ACCESS", a.load_access(gpu, Element::F32, &[depth]))
+            .word("b_TYPE", self.b.element().name())
+            .word("b_ACCESS", b.load_access(gpu, self.b.element(), &[depth]))
+            .word("c_ACCESS", store_access(&c, &[columns]));
+        let mut variant = BIAS.define(variant, self.bias.as_ref()).flag("SWISH", s.is_some());
+        if let Some(s) = &mut s {
+            variant = variant.word("s_TYPE", "f32").word("s_ACCESS", s.load_access(gpu, Element::F32, &[columns]));
+        }
+        let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("c", &c)];
+        operands.extend(order.as_ref().map(|order| ("order", order)));
+        operands.extend(s.as_ref().map(|s| ("s", s)));
+        operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
+        Step::new(
+            gpu,
+            &PATH_MATMUL,
+            variant,
+            format!("{NAME} {rows}x{columns}x{depth} on {paths} paths"),
+            bytemuck::bytes_of(&params),
+            &operands,
+            rows.min(by_tiles) * columns.div_ceil(u64::from(tile.columns())),
+        )
+    }
+
+    fn check(&self) -> Result<Geometry> {
+        let (a, b, offsets, c) = (self.a.shape(), self.b.shape(), self.offsets.shape(), self.c.shape());
+        let (&[sources, depth], &[paths, columns, b_depth], &[rows, c_columns]) = (a, b, c) else {
+            return Err(Error::shape(NAME, format!("a {a:?} and c {c:?} need two dimensions, b {b:?} three")));
+        };
+        if depth != b_depth {
+            return Err(Error::shape(NAME, format!("inner dimensions differ: a is {a:?}, b as [P, O, K] is {b:?}")));
+        }
+        if c_columns != columns {
+            return Err(Error::shape(NAME, format!("c is {c:?}, b as [P, O, K] is {b:?}")));
+        }
+        if offsets != [paths + 1] {
+            let wanted = [paths + 1];
+            return Err(Error::shape(NAME, format!("offsets are {offsets:?}, b as [P, O, K] {b:?} needs {wanted:?}")));
+        }
+        self.a.check_element(NAME, "a", &[Element::F32])?;
+        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
+        self.offsets.check_element(NAME, "offsets", &[Element::U32])?;
+        self.c.check_element(NAME, "c", &[Element::F32])?;
+        match &self.order {
+            Some(order) => {
+                if order.shape() != [rows] || self.divisor == 0 {
+                    let (order, divisor) = (order.shape(), self.divisor);
+                    return Err(Error::shape(
+                        NAME,
+                        format!("order is {order:?} with divisor {divisor}, c {c:?} needs {:?} and 1 or more", [rows]),
+                    ));
+                }
+                order.check_element(NAME, "order", &[Element::U32])?;
+            }
+            None if sources != rows => {
+                return Err(Error::shape(NAME, format!("rows differ: a is {a:?}, c is {c:?}, and there is no order")));
+            }
+            None => {}
+        }
+        if let Some(bias) = &self.bias {
+            let wanted = [paths, columns];
+            if bias.shape() != wanted {
+                return Err(Error::shape(NAME, format!("bias is {:?}, expected {wanted:?}", bias.shape())));
+            }
+            let flat = bias.clone().reshape(&[paths.saturating_mul(columns)]);
+            BIAS.check(NAME, Some(&flat), paths.saturating_mul(columns), &self.c)?;
+        }
+        if let Some(s) = &self.s {
+            if s.shape() != c {
+                return Err(Error::shape(NAME, format!("s is {:?}, c is {c:?}", s.shape())));
+            }
+            s.check_element(NAME, "s", &[Element::F32])?;
+        }
+        let inputs = [
+            ("a", Some(&self.a)),
+            ("b", Some(&self.b)),
+            ("offsets", Some(&self.offsets)),
+            ("order", self.order.as_ref()),
+            ("s", self.s.as_ref()),
+        ];
+        for (name, tensor) in inputs {
+            if let Some(tensor) = tensor {
+                tensor.check(NAME, name)?;
+                tensor.check_apart(NAME, name, &self.c)?;
+            }
+        }
+        self.c.check(NAME, "c")?;
+        Ok(Geometry {
+            sources: sources as u64,
+            rows: rows as u64,
+            paths: paths as u64,
+            columns: columns as u64,
+            depth: depth as u64,
+        })
+    }
+}
