@@ -10,6 +10,7 @@ mod bench;
 mod matmul;
 mod reduce;
 mod route;
+mod route_paths;
 mod routing;
 mod softmax;
 
@@ -131,8 +132,16 @@ impl Case {
 /// assert!(double_routing::check::cases().len() > 100);
 /// ```
 pub fn cases() -> Vec<Case> {
-    [matmul::cases(), softmax::cases(), attend::cases(), route::cases(), reduce::cases(), routing::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        matmul::cases(),
+        softmax::cases(),
+        attend::cases(),
+        route::cases(),
+        reduce::cases(),
+        route_paths::cases(),
+        routing::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -9,6 +9,7 @@ mod attend;
 mod matmul;
 mod reduce;
 mod route;
+mod route_paths;
 mod routing;
 mod softmax;
 
@@ -16,6 +17,9 @@ pub use attend::{attend, attend_bound};
 pub use matmul::{Product, matmul, matmul_bound};
 pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
+pub use route_paths::{
+    PathRule, PathScore, PathsOfRow, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
+};
 pub use routing::{Forward, Layer, signal_error};
 pub use softmax::{Axis, softmax, softmax_bound};
 
