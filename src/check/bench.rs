@@ -191,27 +191,50 @@ pub(super) async fn judge_all(
     inputs: &[(&str, &Operand)],
     outputs: &[(&str, &Operand, Truth)],
 ) -> Result<Outcome> {
+    let operands: Vec<_> = outputs.iter().map(|&(name, output, _)| (name, output)).collect();
+    judge_together(gpu, plan, inputs, &operands, |results| {
+        let mut outcome = Outcome { elements: 0, worst: 0.0, signal: None, fault: None };
+        for ((name, _, truth), result) in outputs.iter().zip(results) {
+            let own = truth.judge(result);
+            outcome.elements += own.elements;
+            outcome.worst = outcome.worst.max(own.worst);
+            if let Some(fault) = own.fault {
+                outcome.fault = Some(format!("{name}: {fault}"));
+            }
+        }
+        outcome
+    })
+    .await
+}
+
+/// As [`judge_all`], where what an output must hold depends on what another does: `truth` sees the bytes of all of them.
+pub(super) async fn judge_together(
+    gpu: &Gpu,
+    plan: &Plan,
+    inputs: &[(&str, &Operand)],
+    outputs: &[(&str, &Operand)],
+    truth: impl FnOnce(&[Vec<u8>]) -> Outcome,
+) -> Result<Outcome> {
     submit(gpu, plan);
-    let mut outcome = Outcome { elements: 0, worst: 0.0, signal: None, fault: None };
-    for (name, output, truth) in outputs {
-        let after = output.read(gpu).await?;
+    let mut results = Vec::with_capacity(outputs.len());
+    let mut overwritten = None;
+    for (name, output) in outputs {
+        let mut after = output.read(gpu).await?;
         let end = output.start + output.bytes;
-        let own = truth.judge(&after[output.start..end]);
-        outcome.elements += own.elements;
-        outcome.worst = outcome.worst.max(own.worst);
-        if let Some(fault) = own.fault {
-            outcome.fault = Some(format!("{name}: {fault}"));
-        }
         if after[..output.start] != output.contents[..output.start] || after[end..] != output.contents[end..] {
-            outcome.fault = Some(format!("a guard word around {name} was overwritten"));
+            overwritten = Some(format!("a guard word around {name} was overwritten"));
         }
+        after.truncate(end);
+        after.drain(..output.start);
+        results.push(after);
     }
     for (name, input) in inputs {
         if input.read(gpu).await? != input.contents {
-            outcome.fault = Some(format!("{name} was overwritten"));
+            overwritten = Some(format!("{name} was overwritten"));
         }
     }
-    Ok(outcome)
+    let outcome = truth(&results);
+    Ok(Outcome { fault: overwritten.or(outcome.fault), ..outcome })
 }
 
 fn compare_words(result: &[u32], expected: &[u32]) -> Outcome {

@@ -11,6 +11,7 @@ mod matmul;
 mod path_matmul;
 mod reduce;
 mod route;
+mod route_paths;
 mod routing;
 mod softmax;
 
@@ -139,6 +140,7 @@ pub fn cases() -> Vec<Case> {
         route::cases(),
         reduce::cases(),
         path_matmul::cases(),
+        route_paths::cases(),
         routing::cases(),
     ]
     .into_iter()

@@ -44,7 +44,7 @@ impl Lanes {
     }
 
     /// Whether the device's subgroups allow it.
-    fn suits(self, gpu: &Gpu) -> bool {
+    pub fn suits(self, gpu: &Gpu) -> bool {
         match self.by {
             By::Memory => true,
             By::Subgroups => gpu.has_subgroups(),

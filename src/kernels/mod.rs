@@ -12,6 +12,7 @@ mod matmul;
 mod path_matmul;
 mod reduce;
 mod route;
+mod route_paths;
 mod softmax;
 mod tile;
 mod tuning;
@@ -22,6 +23,7 @@ pub use matmul::{MATMUL, Matmul};
 pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
+pub use route_paths::{ROUTE_PATHS, RoutePaths};
 pub use softmax::{SOFTMAX, Softmax};
 pub use tile::Tile;
 pub use tuning::Tuning;
@@ -39,7 +41,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

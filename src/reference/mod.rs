@@ -10,6 +10,7 @@ mod matmul;
 mod path_matmul;
 mod reduce;
 mod route;
+mod route_paths;
 mod routing;
 mod softmax;
 
@@ -18,6 +19,9 @@ pub use matmul::{Product, matmul, matmul_bound};
 pub use path_matmul::{PathRows, PathWeights, path_matmul, path_matmul_bound, silu};
 pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
+pub use route_paths::{
+    PathRule, PathScore, PathsOfRow, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
+};
 pub use routing::{Forward, Layer, signal_error};
 pub use softmax::{Axis, softmax, softmax_bound};
 
