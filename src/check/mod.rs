@@ -7,6 +7,8 @@
 
 mod attend;
 mod bench;
+mod combine;
+mod dispatch;
 mod matmul;
 mod reduce;
 mod route;
@@ -131,8 +133,17 @@ impl Case {
 /// assert!(double_routing::check::cases().len() > 100);
 /// ```
 pub fn cases() -> Vec<Case> {
-    [matmul::cases(), softmax::cases(), attend::cases(), route::cases(), reduce::cases(), routing::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        matmul::cases(),
+        softmax::cases(),
+        attend::cases(),
+        route::cases(),
+        reduce::cases(),
+        dispatch::cases(),
+        combine::cases(),
+        routing::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

@@ -7,6 +7,8 @@
 mod attend;
 mod bias;
 mod choice;
+mod combine;
+mod dispatch;
 mod lanes;
 mod matmul;
 mod reduce;
@@ -17,6 +19,8 @@ mod tuning;
 
 pub use attend::{ATTEND, Attend};
 pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
+pub use combine::{COMBINE, Combine};
+pub use dispatch::{DISPATCH, Dispatch};
 pub use matmul::{MATMUL, Matmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
@@ -37,7 +41,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &DISPATCH, &COMBINE];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

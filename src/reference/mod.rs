@@ -6,6 +6,8 @@
 //! arithmetic: in f64 they are the truth, in f32 the yardstick of what plain float32 code reaches.
 
 mod attend;
+mod combine;
+mod dispatch;
 mod matmul;
 mod reduce;
 mod route;
@@ -13,6 +15,8 @@ mod routing;
 mod softmax;
 
 pub use attend::{attend, attend_bound};
+pub use combine::{Combination, combine, combine_bound};
+pub use dispatch::{Dispatched, dispatch};
 pub use matmul::{Product, matmul, matmul_bound};
 pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
