@@ -113,7 +113,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let place = result * slots + slot;
             let position = positions[params.positions_first + place];
             if position < all_rows {
-                let from = params.rows_first + row_at(result, position);
+                let row = params.rows_first + row_at(result, position);
 //#if GATED
                 let gate = gates[params.gates_first + place];
 //#endif
@@ -121,7 +121,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
                 {
                     let column = start + Q * LANES * 4u;
                     if column < columns {
-                        let quad = rows_quad(from + column, columns - column);
+                        let quad = rows_quad(row + column, columns - column);
 //#if MOVED
                         sum[Q] = quad;
 //#else

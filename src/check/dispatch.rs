@@ -6,6 +6,9 @@ use super::{
 };
 use crate::{Element, Gpu, Result, check::Outcome, kernels::Dispatch, reference::dispatch};
 
+/// Slots from which a case counts as heavy.
+const HEAVY: usize = 100_000;
+
 /// The paths that slots are given.
 #[derive(Debug, Clone, Copy)]
 enum Ids {
@@ -160,6 +163,10 @@ pub(super) fn cases() -> Vec<Case> {
         Spec { ids: Ids::Last, ..plain(50, 1, 65_536) },
         plain(5000, 8, 256),
         plain(65_536, 8, 256),
+        // No path at all.
+        Spec { ids: Ids::Nowhere, counted: true, ..plain(0, 1, 0) },
+        Spec { ids: Ids::Nowhere, counted: true, ..plain(9, 1, 0) },
+        Spec { ids: Ids::Nowhere, ..plain(1025, 1, 0) },
         // More than 65 535 workgroups.
         Spec { counted: true, ..plain(4_400_000, 1, 60) },
     ]);
@@ -168,7 +175,7 @@ pub(super) fn cases() -> Vec<Case> {
         .map(|spec| Case {
             kernel: "dispatch",
             name: spec.name(),
-            heavy: spec.tokens * spec.each > super::HEAVY,
+            heavy: spec.tokens * spec.each > HEAVY,
             run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
         })
         .collect()

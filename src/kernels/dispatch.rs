@@ -245,10 +245,20 @@ impl<'a> Dispatch<'a> {
 
         let ids = self.ids.bind(gpu, NAME, "ids", 0, slots)?;
         let sequence = self.sequence.as_ref().map(|own| own.bind(gpu, NAME, "sequence", 0, slots)).transpose()?;
-        let counts = self.counts.as_ref().map(|own| own.bind(gpu, NAME, "counts", 0, paths)).transpose()?;
+        let counts = self.counts.as_ref().filter(|_| paths > 0);
+        let counts = counts.map(|own| own.bind(gpu, NAME, "counts", 0, paths)).transpose()?;
         let offsets = self.offsets.bind(gpu, NAME, "offsets", 0, paths + 1)?;
-        let order = self.order.bind(gpu, NAME, "order", 0, slots)?;
-        let positions = self.positions.bind(gpu, NAME, "positions", 0, slots)?;
+        // What is written, even if it has no elements, can share no buffer with what is read.
+        let empty = match slots {
+            0 => Some([gpu.buffer("no order", Element::U32, 0)?, gpu.buffer("no positions", Element::U32, 0)?]),
+            _ => None,
+        };
+        let [order, positions] = match &empty {
+            Some([order, positions]) => [Tensor::u32(order, &[1]), Tensor::u32(positions, &[1])],
+            None => [self.order.clone(), self.positions.clone()],
+        };
+        let order = order.bind(gpu, NAME, "order", 0, slots.max(1))?;
+        let positions = positions.bind(gpu, NAME, "positions", 0, slots.max(1))?;
         let number = |what: &str, count: u64| shader_u32(NAME, what, count);
         let params = Params {
             slots: number("slots", slots)?,
@@ -277,6 +287,8 @@ impl<'a> Dispatch<'a> {
             operands.extend(counts.as_ref().map(|counts| ("counts", counts)));
             let variant = variant(lanes, Stage::Whole, sequenced, in_memory, counts.is_some());
             plan.push(step(Stage::Whole, variant, &operands, 1)?);
+            drop(operands);
+            empty.into_iter().flatten().for_each(|buffer| plan.keep(buffer));
             return Ok(plan);
         }
         let tallies = gpu.buffer("dispatch tallies", Element::U32, paths * chunks)?;
