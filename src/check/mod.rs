@@ -7,6 +7,8 @@
 
 mod attend;
 mod bench;
+mod combine;
+mod dispatch;
 mod matmul;
 mod path_matmul;
 mod reduce;
@@ -141,6 +143,8 @@ pub fn cases() -> Vec<Case> {
         reduce::cases(),
         path_matmul::cases(),
         route_paths::cases(),
+        dispatch::cases(),
+        combine::cases(),
         routing::cases(),
     ]
     .into_iter()

@@ -7,6 +7,8 @@
 mod attend;
 mod bias;
 mod choice;
+mod combine;
+mod dispatch;
 mod lanes;
 mod matmul;
 mod path_matmul;
@@ -19,6 +21,8 @@ mod tuning;
 
 pub use attend::{ATTEND, Attend};
 pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
+pub use combine::{COMBINE, Combine};
+pub use dispatch::{DISPATCH, Dispatch};
 pub use matmul::{MATMUL, Matmul};
 pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
@@ -41,7 +45,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS, &DISPATCH, &COMBINE];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -6,6 +6,8 @@
 //! arithmetic: in f64 they are the truth, in f32 the yardstick of what plain float32 code reaches.
 
 mod attend;
+mod combine;
+mod dispatch;
 mod matmul;
 mod path_matmul;
 mod reduce;
@@ -15,6 +17,8 @@ mod routing;
 mod softmax;
 
 pub use attend::{attend, attend_bound};
+pub use combine::{Combination, combine, combine_bound};
+pub use dispatch::{Dispatched, dispatch};
 pub use matmul::{Product, matmul, matmul_bound};
 pub use path_matmul::{PathRows, PathWeights, path_matmul, path_matmul_bound, silu};
 pub use reduce::{reduce, reduce_bound};

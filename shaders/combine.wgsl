@@ -1,0 +1,197 @@
+// Sums of gathered rows, weighted by gates: what paths computed for tokens goes back to the tokens; all row-major.
+//
+//   rows [B, N, O] f32     positions [B, T, e] u32     gates [B, T, e] f32, optional     plus [B, T, O] f32, optional
+//   y[b, t] = Σ_j gate[b, t, j] · rows[b, positions[b, t, j]] + plus[b, t], j ascending, with gate = 1 where there is none
+// A position of N or more adds nothing, whatever its gate. y is [B, T, O] f32, or where there are targets [B, T] u32, [B, S, O]: then
+// y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more.
+//
+// Stages:  combine   the above.
+//          fill      before it where there are targets: every row of y is 0 or, where there is `skip` [B, S, O], the row of that.
+// Work: ALONE false: an invocation owns a quad of columns of a result.
+//       ALONE true: a workgroup owns a result. That makes positions and gates uniform, so that drivers that load lane by lane load
+//       them once, and its lanes go through the columns together, BLOCK quads each at a time.
+// There is no barrier. Where MOVED (one slot, no gates, nothing to add) rows are copied as they are. Otherwise, to first order:
+//   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|)
+
+//#import lib/grid
+//#import lib/store y
+//#if STAGE == combine
+//#import lib/load rows
+//#endif
+//#if ADDED
+//#import lib/load plus
+//#endif
+
+const LANES: u32 = 64u;
+//#if ALONE
+const BLOCK: u32 = 4u;
+//#endif
+
+struct Params {
+    // Results of this dispatch, and of a batch; the first is result `first` of all.
+    results: u32,
+    first: u32,
+    of_batch: u32,
+    // Slots of a result, and rows of a batch of rows and of y.
+    slots: u32,
+    rows: u32,
+    targets: u32,
+    columns: u32,
+    // Elements from the start of its binding to the first element of each.
+    rows_first: u32,
+    positions_first: u32,
+    gates_first: u32,
+    plus_first: u32,
+    targets_first: u32,
+    y_first: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+//#if STAGE == combine
+@group(0) @binding(1) var<storage, read> rows: array<rows_word>;
+@group(0) @binding(2) var<storage, read> positions: array<u32>;
+//#endif
+//#if GATED
+@group(0) @binding(3) var<storage, read> gates: array<f32>;
+//#endif
+//#if ADDED
+@group(0) @binding(4) var<storage, read> plus: array<plus_word>;
+//#endif
+//#if TARGETED
+@group(0) @binding(5) var<storage, read> targets: array<u32>;
+//#endif
+@group(0) @binding(6) var<storage, read_write> y: array<y_word>;
+
+// The element of y, from its first, at which a result's row starts; no place, where it has none.
+fn row_of(result: u32) -> u32 {
+//#if TARGETED
+    let row = targets[params.targets_first + result];
+    if row >= params.targets {
+        return NOWHERE;
+    }
+    return ((params.first + result) / params.of_batch * params.targets + row) * params.columns;
+//#else
+    return result * params.columns;
+//#endif
+}
+//#if TARGETED
+const NOWHERE: u32 = 0xffffffffu;
+//#endif
+
+//#if STAGE == combine
+// The element of rows, from its first, at which the row at a position starts.
+fn row_at(result: u32, position: u32) -> u32 {
+    return ((params.first + result) / params.of_batch * params.rows + position) * params.columns;
+}
+//#endif
+
+//#if ALONE
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let result = workgroup_index(group);
+    if result >= params.results {
+        return;
+    }
+    let to = row_of(result);
+//#if TARGETED
+    if to == NOWHERE {
+        return;
+    }
+//#endif
+    let columns = params.columns;
+    let slots = params.slots;
+    let all_rows = params.rows;
+    for (var start = lane * 4u; start < columns; start += LANES * BLOCK * 4u) {
+        var sum: array<vec4<f32>, BLOCK>;
+//#for Q in BLOCK
+        sum[Q] = vec4<f32>();
+//#endfor
+        for (var slot = 0u; slot < slots; slot++) {
+            let place = result * slots + slot;
+            let position = positions[params.positions_first + place];
+            if position < all_rows {
+                let row = params.rows_first + row_at(result, position);
+//#if GATED
+                let gate = gates[params.gates_first + place];
+//#endif
+//#for Q in BLOCK
+                {
+                    let column = start + Q * LANES * 4u;
+                    if column < columns {
+                        let quad = rows_quad(row + column, columns - column);
+//#if MOVED
+                        sum[Q] = quad;
+//#else
+//#if GATED
+                        sum[Q] += gate * quad;
+//#else
+                        sum[Q] += quad;
+//#endif
+//#endif
+                    }
+                }
+//#endfor
+            }
+        }
+//#for Q in BLOCK
+        {
+            let column = start + Q * LANES * 4u;
+            if column < columns {
+                let left = columns - column;
+//#if ADDED
+                sum[Q] += plus_quad(params.plus_first + result * columns + column, left);
+//#endif
+                y_store(params.y_first + to + column, left, sum[Q]);
+            }
+        }
+//#endfor
+    }
+}
+//#else
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let columns = params.columns;
+    let quads = (columns + 3u) / 4u;
+    let index = workgroup_index(group) * LANES + lane;
+    let result = index / quads;
+    let column = (index % quads) * 4u;
+    if result >= params.results {
+        return;
+    }
+    let to = row_of(result);
+//#if TARGETED
+    if to == NOWHERE {
+        return;
+    }
+//#endif
+    let left = columns - column;
+    var sum = vec4<f32>();
+//#if STAGE == combine
+    let slots = params.slots;
+    let all_rows = params.rows;
+    for (var slot = 0u; slot < slots; slot++) {
+        let place = result * slots + slot;
+        let position = positions[params.positions_first + place];
+        if position < all_rows {
+            let quad = rows_quad(params.rows_first + row_at(result, position) + column, left);
+//#if MOVED
+            sum = quad;
+//#else
+//#if GATED
+            sum += gates[params.gates_first + place] * quad;
+//#else
+            sum += quad;
+//#endif
+//#endif
+        }
+    }
+//#endif
+//#if ADDED
+    sum += plus_quad(params.plus_first + result * columns + column, left);
+//#endif
+    y_store(params.y_first + to + column, left, sum);
+}
+//#endif

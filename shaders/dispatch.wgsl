@@ -1,0 +1,343 @@
+// A stable permutation of slots by the path each was given: counts, offsets, order, positions.
+//
+//   ids [slots] u32: the path of each slot; one that is no path (≥ P) has none     sequence [slots] u32, optional
+//   offsets [P + 1] u32     order [slots] u32     positions [slots] u32     counts [P] u32, optional
+// Slots are taken in turn: turn i takes slot sequence[i], or slot i. A path keeps the first `capacity` slots that it is given, so with
+//   counts[p] = the slots of path p,     kept[p] = min(counts[p], capacity),
+//   offsets[p] = Σ_{q < p} kept[q],      order[offsets[p] + r] = the slot of path p with r of that path before it, r < kept[p],
+//   positions[slot] = the slot's place in order; NONE where it has no path or was dropped. order is NONE from offsets[P] on.
+//
+// Stages, each a dispatch: the turns are cut into chunks, and a workgroup owns one.
+//   count     how many slots of its path are before each slot in its chunk, left in positions; each chunk's tally of every path,
+//             tallies [P, chunks];
+//   scan      a workgroup for each path: its tallies become the sums of those before them, their total is the count;
+//   offsets   one workgroup: the sums of what the paths before each keep;
+//   place     an invocation for each turn: place in the path = slots of earlier chunks + slots before it in its own.
+//   whole     count, offsets and place in one workgroup, where one chunk is all: the tallies then become the offsets.
+// In `count` the workgroup goes through its chunk LANES turns a round. A lane compares its path with those of the others, which gives
+// its rank among them; the last lane of a path raises the path's tally. Barriers: before the tallies of a round are read, all of
+// the round before are written, and before they are written, all are read. Ranks come from comparisons and not from atomics, so nothing
+// depends on timing. All results are integers, and exact.
+//
+// LANES_BY says how lanes see each other's values: `memory`, workgroup memory; `subgroup`, the workgroup is one subgroup.
+// TALLIES says where a chunk's tallies are while it is counted: `memory` of the workgroup, as long as PATHS are enough, or `storage`.
+
+//#import lib/grid
+
+const LANES: u32 = 64u;
+//#if TALLIES == memory
+const PATHS: u32 = 2048u;
+//#endif
+const NONE: u32 = 0xffffffffu;
+
+struct Params {
+    slots: u32,
+    paths: u32,
+    capacity: u32,
+    // Turns of a chunk, and the number of chunks.
+    chunk: u32,
+    chunks: u32,
+    // Elements from the start of its binding to the first element of each.
+    ids_first: u32,
+    sequence_first: u32,
+    counts_first: u32,
+    offsets_first: u32,
+    order_first: u32,
+    positions_first: u32,
+    unused: u32,
+}
+
+@group(0) @binding(0) var<uniform> params: Params;
+//#if STAGE == whole || STAGE == count || STAGE == place
+@group(0) @binding(1) var<storage, read> ids: array<u32>;
+//#endif
+//#if SEQUENCE
+@group(0) @binding(2) var<storage, read> sequence: array<u32>;
+//#endif
+//#if STAGE == count || STAGE == scan
+@group(0) @binding(3) var<storage, read_write> tallies: array<u32>;
+//#endif
+//#if STAGE == place
+@group(0) @binding(3) var<storage, read> tallies: array<u32>;
+//#endif
+//#if COUNTED
+@group(0) @binding(4) var<storage, read_write> counts: array<u32>;
+//#endif
+//#if STAGE == offsets
+@group(0) @binding(4) var<storage, read> counts: array<u32>;
+//#endif
+//#if STAGE == whole || STAGE == offsets
+@group(0) @binding(5) var<storage, read_write> offsets: array<u32>;
+//#endif
+//#if STAGE == place
+@group(0) @binding(5) var<storage, read> offsets: array<u32>;
+//#endif
+//#if STAGE == whole || STAGE == place
+@group(0) @binding(6) var<storage, read_write> order: array<u32>;
+//#endif
+//#if STAGE == whole || STAGE == count || STAGE == place
+@group(0) @binding(7) var<storage, read_write> positions: array<u32>;
+
+// The slot of a turn; NONE behind the last.
+fn slot_of(turn: u32) -> u32 {
+    if turn >= params.slots {
+        return NONE;
+    }
+//#if SEQUENCE
+    return sequence[params.sequence_first + turn];
+//#else
+    return turn;
+//#endif
+}
+
+// A sequence may name what is no slot.
+fn is_slot(slot: u32) -> bool {
+    return slot < params.slots;
+}
+
+// The path of a slot; NONE where it has none.
+fn path_of(slot: u32) -> u32 {
+    if !is_slot(slot) {
+        return NONE;
+    }
+    let path = ids[params.ids_first + slot];
+    return select(NONE, path, path < params.paths);
+}
+//#endif
+
+//#if STAGE != place
+//#if LANES_BY == memory
+var<workgroup> of_lanes: array<u32, LANES>;
+//#endif
+//#endif
+
+//#if STAGE == whole || STAGE == count
+//#if TALLIES == memory
+var<workgroup> own_tallies: array<u32, PATHS>;
+//#endif
+
+fn tally(path: u32, chunk: u32) -> u32 {
+//#if TALLIES == memory
+    return own_tallies[path];
+//#else
+//#if STAGE == whole
+    return offsets[params.offsets_first + path];
+//#else
+    return tallies[path * params.chunks + chunk];
+//#endif
+//#endif
+}
+
+fn set_tally(path: u32, chunk: u32, tally: u32) {
+//#if TALLIES == memory
+    own_tallies[path] = tally;
+//#else
+//#if STAGE == whole
+    offsets[params.offsets_first + path] = tally;
+//#else
+    tallies[path * params.chunks + chunk] = tally;
+//#endif
+//#endif
+}
+
+fn tallies_barrier() {
+//#if TALLIES == memory || LANES_BY == memory
+    workgroupBarrier();
+//#endif
+//#if TALLIES == storage
+    storageBarrier();
+//#endif
+}
+
+// Counts a chunk, and leaves in positions how many slots of its path are before each slot in the chunk.
+fn count(lane: u32, chunk: u32, turns: u32) {
+    let paths = params.paths;
+    for (var path = lane; path < paths; path += LANES) {
+        set_tally(path, chunk, 0u);
+    }
+    let first = chunk * params.chunk;
+    for (var turn = 0u; turn < turns; turn += LANES) {
+        let slot = slot_of(select(NONE, first + turn + lane, turn + lane < turns));
+        let path = path_of(slot);
+//#if LANES_BY == memory
+        of_lanes[lane] = path;
+//#endif
+        tallies_barrier();
+        var earlier = 0u;
+        var others = 0u;
+//#if LANES_BY == memory
+        for (var other = 0u; other < LANES; other++) {
+            let same = select(0u, 1u, of_lanes[other] == path);
+            others += same;
+            earlier += select(0u, same, other < lane);
+        }
+//#else
+//#for L in LANES
+        {
+            let same = select(0u, 1u, subgroupBroadcast(path, L) == path);
+            others += same;
+            earlier += select(0u, same, L < lane);
+        }
+//#endfor
+//#endif
+        var before = 0u;
+        if path != NONE {
+            before = tally(path, chunk);
+        }
+        tallies_barrier();
+        if path != NONE {
+            positions[params.positions_first + slot] = before + earlier;
+            if earlier + 1u == others {
+                set_tally(path, chunk, before + others);
+            }
+        }
+    }
+    tallies_barrier();
+}
+//#endif
+
+//#if STAGE == place || STAGE == whole
+// Turns the place of a slot in its path into its place in order. `before`: the slots of its path in earlier chunks.
+fn place(turn: u32) {
+    let slot = slot_of(turn);
+    let path = path_of(slot);
+    var position = NONE;
+    if path != NONE {
+        var rank = positions[params.positions_first + slot];
+//#if STAGE == place
+        rank += tallies[path * params.chunks + turn / params.chunk];
+//#endif
+        if rank < params.capacity {
+            position = offsets[params.offsets_first + path] + rank;
+            order[params.order_first + position] = slot;
+        }
+    }
+    if is_slot(slot) {
+        positions[params.positions_first + slot] = position;
+    }
+    if turn >= offsets[params.offsets_first + params.paths] {
+        order[params.order_first + turn] = NONE;
+    }
+}
+//#endif
+
+//#if STAGE == whole || STAGE == scan || STAGE == offsets
+// The sum of what the lanes before this one have.
+fn sum_before(lane: u32, value: u32) -> u32 {
+//#if LANES_BY == memory
+    of_lanes[lane] = value;
+    workgroupBarrier();
+    var sum = 0u;
+    for (var other = 0u; other < lane; other++) {
+        sum += of_lanes[other];
+    }
+    return sum;
+//#else
+    return subgroupExclusiveAdd(value);
+//#endif
+}
+//#endif
+
+//#if STAGE == whole || STAGE == offsets
+fn count_of(path: u32) -> u32 {
+//#if STAGE == whole
+    return tally(path, 0u);
+//#else
+    return counts[params.counts_first + path];
+//#endif
+}
+
+// A lane has a stretch of neighbouring paths, whose counts are read before their offsets, in the same place, are written.
+fn write_offsets(lane: u32) {
+    let paths = params.paths;
+    let capacity = params.capacity;
+    let each = (paths + LANES - 1u) / LANES;
+    let first = min(lane * each, paths);
+    let end = min(first + each, paths);
+    var kept = 0u;
+    for (var path = first; path < end; path++) {
+        kept += min(count_of(path), capacity);
+    }
+    var offset = sum_before(lane, kept);
+    for (var path = first; path < end; path++) {
+        let count = count_of(path);
+//#if COUNTED
+        counts[params.counts_first + path] = count;
+//#endif
+        offsets[params.offsets_first + path] = offset;
+        offset += min(count, capacity);
+    }
+    if lane == LANES - 1u {
+        offsets[params.offsets_first + paths] = offset;
+    }
+}
+//#endif
+
+@compute @workgroup_size(LANES)
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+//#if LANES_BY == memory
+    @builtin(local_invocation_index) lane: u32,
+//#else
+    @builtin(subgroup_invocation_id) lane: u32,
+//#endif
+) {
+    let index = workgroup_index(group);
+//#if STAGE == whole
+    let slots = params.slots;
+    count(lane, 0u, slots);
+    write_offsets(lane);
+    storageBarrier();
+    // The lane that counted a turn also places it.
+    for (var turn = lane; turn < slots; turn += LANES) {
+        place(turn);
+    }
+//#endif
+//#if STAGE == count
+    let chunks = params.chunks;
+    if index >= chunks {
+        return;
+    }
+    count(lane, index, min(params.chunk, params.slots - index * params.chunk));
+//#if TALLIES == memory
+    let paths = params.paths;
+    for (var path = lane; path < paths; path += LANES) {
+        tallies[path * chunks + index] = own_tallies[path];
+    }
+//#endif
+//#endif
+//#if STAGE == scan
+    if index >= params.paths {
+        return;
+    }
+    // A lane has a stretch of neighbouring chunks.
+    let chunks = params.chunks;
+    let each = (chunks + LANES - 1u) / LANES;
+    let first = index * chunks + min(lane * each, chunks);
+    let end = min(first + each, (index + 1u) * chunks);
+    var own = 0u;
+    for (var at = first; at < end; at++) {
+        own += tallies[at];
+    }
+    var before = sum_before(lane, own);
+    for (var at = first; at < end; at++) {
+        let tally = tallies[at];
+        tallies[at] = before;
+        before += tally;
+    }
+    if lane == LANES - 1u {
+        counts[params.counts_first + index] = before;
+    }
+//#endif
+//#if STAGE == offsets
+    if index == 0u {
+        write_offsets(lane);
+    }
+//#endif
+//#if STAGE == place
+    let turn = index * LANES + lane;
+    if turn < params.slots {
+        place(turn);
+    }
+//#endif
+}

@@ -1,0 +1,235 @@
+//! Cases of the gate-weighted sum of gathered rows.
+
+use super::{
+    Case,
+    bench::{Data, Operand, Random, Truth, judge_all},
+};
+use crate::{
+    Element, Gpu, Result, Values,
+    check::Outcome,
+    kernels::Combine,
+    reference::{Combination, combine, combine_bound},
+};
+
+/// The rows that slots take.
+#[derive(Debug, Clone, Copy)]
+enum Positions {
+    /// Any of them.
+    Spread,
+    /// A third none, by several numbers that are no row.
+    Sparse,
+    /// None.
+    Nowhere,
+}
+
+/// The rows of y that results go to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Targets {
+    /// Their own.
+    Own,
+    /// So many, of which the results have different ones, and some none.
+    Of(usize),
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Spec {
+    batches: usize,
+    rows: usize,
+    results: usize,
+    slots: usize,
+    columns: usize,
+    positions: Positions,
+    targets: Targets,
+    gated: bool,
+    plus: bool,
+    skip: bool,
+    data: Data,
+    shift: usize,
+}
+
+impl Spec {
+    fn name(&self) -> String {
+        let Self { batches, rows, results, slots, columns, .. } = self;
+        let mut name = format!("combine {results}x{slots} of {rows}x{columns} {:?}", self.positions).to_lowercase();
+        if *batches != 1 {
+            name += &format!(" batches={batches}");
+        }
+        if let Targets::Of(targets) = self.targets {
+            name += &format!(" targets={targets}");
+        }
+        name += &format!(" {}", self.data.name());
+        name += if self.gated { " gated" } else { "" };
+        name += if self.plus { " plus" } else { "" };
+        name += if self.skip { " skip" } else { "" };
+        if self.shift > 0 {
+            name += &format!(" shift={}", self.shift);
+        }
+        name
+    }
+
+    fn position(&self, random: &mut Random) -> u32 {
+        let rows = self.rows as u32;
+        match self.positions {
+            Positions::Spread => random.below(rows),
+            Positions::Sparse => match random.below(9) {
+                0 => u32::MAX,
+                1 => rows,
+                2 => rows + random.below(1000),
+                _ => random.below(rows),
+            },
+            Positions::Nowhere => u32::MAX,
+        }
+    }
+
+    /// Distinct rows of y in each batch; every seventh result, and those for which there is none left, have none.
+    fn targets(&self, random: &mut Random, targets: usize) -> Vec<u32> {
+        let mut all = Vec::with_capacity(self.batches * self.results);
+        for _ in 0..self.batches {
+            let mut free: Vec<u32> = (0..targets as u32).collect();
+            for result in 0..self.results {
+                all.push(match free.len() as u32 {
+                    0 => u32::MAX,
+                    _ if result % 7 == 6 => targets as u32 + random.below(9),
+                    left => free.swap_remove(random.below(left) as usize),
+                });
+            }
+        }
+        all
+    }
+
+    async fn run(self, gpu: &Gpu) -> Result<Outcome> {
+        let Self { batches, rows, results, slots, columns, shift, .. } = self;
+        let mut random = Random::new((results * 31 + slots * 7 + columns) as u64);
+        let rows_values = self.data.values(&mut random, batches * rows * columns, Element::F32);
+        let positions: Vec<u32> = (0..batches * results * slots).map(|_| self.position(&mut random)).collect();
+        let mut optional =
+            |there: bool, count: usize| there.then(|| self.data.values(&mut random, count, Element::F32));
+        let gates = optional(self.gated, batches * results * slots);
+        let plus = optional(self.plus, batches * results * columns);
+        let (of_y, targets) = match self.targets {
+            Targets::Own => (results, None),
+            Targets::Of(targets) => (targets, Some(self.targets(&mut random, targets))),
+        };
+        let skip = self.skip.then(|| self.data.values(&mut random, batches * of_y * columns, Element::F32));
+
+        let input =
+            |shape: &[usize], values: &Values| Operand::input(gpu, &[&[batches], shape].concat(), values, shift);
+        let rows_operand = input(&[rows, columns], &rows_values)?;
+        let positions_operand = Operand::words(gpu, &[batches, results, slots], &positions, shift)?;
+        let gates_operand = gates.as_ref().map(|gates| input(&[results, slots], gates)).transpose()?;
+        let plus_operand = plus.as_ref().map(|plus| input(&[results, columns], plus)).transpose()?;
+        let targets_operand = match &targets {
+            Some(targets) => Some(Operand::words(gpu, &[batches, results], targets, shift)?),
+            None => None,
+        };
+        let skip_operand = skip.as_ref().map(|skip| input(&[of_y, columns], skip)).transpose()?;
+        let y = Operand::output(gpu, &[batches, of_y, columns], Element::F32, shift)?;
+        let mut kernel = Combine::new(rows_operand.tensor(), positions_operand.tensor(), y.tensor());
+        let mut inputs = vec![("rows", &rows_operand), ("positions", &positions_operand)];
+        if let Some(gates) = &gates_operand {
+            kernel = kernel.gates(gates.tensor());
+            inputs.push(("gates", gates));
+        }
+        if let Some(plus) = &plus_operand {
+            kernel = kernel.plus(plus.tensor());
+            inputs.push(("plus", plus));
+        }
+        if let Some(targets) = &targets_operand {
+            kernel = kernel.targets(targets.tensor());
+            inputs.push(("targets", targets));
+        }
+        if let Some(skip) = &skip_operand {
+            kernel = kernel.skip(skip.tensor());
+            inputs.push(("skip", skip));
+        }
+        let shape = Combination { batches, rows, results, slots, columns, targets: of_y };
+        let [rows, gates, plus, skip] =
+            [Some(rows_values), gates, plus, skip].map(|values| values.map(|values| values.to_f64()));
+        let rows = rows.unwrap_or_default();
+        let (gates, plus, targets) = (gates.as_deref(), plus.as_deref(), targets.as_deref());
+        let expected = combine(&rows, &positions, gates, plus, targets, skip.as_deref(), &shape);
+        // A row that is only moved keeps its bits.
+        let truth = if slots == 1 && gates.is_none() && plus.is_none() {
+            Truth::Words(expected.iter().map(|&value| (value as f32).to_bits()).collect())
+        } else {
+            let bound = self.data.bound(combine_bound(&rows, &positions, gates, plus, targets, &shape));
+            Truth::Values { expected, bound }
+        };
+        judge_all(gpu, &kernel.plan(gpu)?, &inputs, &[("y", &y, truth)]).await
+    }
+}
+
+pub(super) fn cases() -> Vec<Case> {
+    let plain = |results, slots, rows, columns| Spec {
+        batches: 1,
+        rows,
+        results,
+        slots,
+        columns,
+        positions: Positions::Spread,
+        targets: Targets::Own,
+        gated: true,
+        plus: false,
+        skip: false,
+        data: Data::Reals,
+        shift: 0,
+    };
+    let mut specs = Vec::new();
+    for columns in [1, 3, 4, 33, 63, 64, 65, 129, 512] {
+        for (results, slots, rows) in [(1, 8, 8), (2, 1, 9), (31, 2, 40), (257, 6, 300)] {
+            specs.push(plain(results, slots, rows, columns));
+            specs.push(Spec { plus: true, positions: Positions::Sparse, ..plain(results, slots, rows, columns) });
+            specs.push(Spec { data: Data::Integers, gated: false, ..plain(results, slots, rows, columns) });
+        }
+    }
+    // Rows that are only moved: all bits as they were.
+    for columns in [1, 3, 4, 33, 64, 130, 1024] {
+        let moved = Spec { gated: false, ..plain(77, 1, 90, columns) };
+        let sparse = Spec { positions: Positions::Sparse, ..moved };
+        specs.extend([moved, sparse, Spec { targets: Targets::Of(100), skip: true, ..moved }]);
+    }
+    for columns in [4, 33, 64, 129] {
+        for flags in 0..8 {
+            let (gated, plus, skip) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
+            let optional = Spec { gated, plus, positions: Positions::Sparse, ..plain(50, 3, 60, columns) };
+            if !skip {
+                specs.push(optional);
+            }
+            // More results than targets, and fewer.
+            for targets in [20, 200] {
+                specs.push(Spec { skip, targets: Targets::Of(targets), ..optional });
+            }
+        }
+        for shift in [1, 2, 3] {
+            let shifted = Spec { shift, plus: true, ..plain(19, 2, 21, columns) };
+            specs.extend([shifted, Spec { targets: Targets::Of(33), skip: true, ..shifted }]);
+            specs.push(Spec { slots: 1, gated: false, plus: false, ..shifted });
+        }
+        let batched = Spec { batches: 3, positions: Positions::Sparse, ..plain(17, 2, 25, columns) };
+        specs.extend([batched, Spec { plus: true, skip: true, targets: Targets::Of(30), ..batched }]);
+        specs.push(Spec { batches: 0, ..batched });
+        specs.push(Spec { positions: Positions::Nowhere, ..plain(9, 2, 5, columns) });
+        specs.push(Spec { positions: Positions::Nowhere, plus: true, ..plain(9, 2, 0, columns) });
+    }
+    // Nothing to combine, which leaves what is added or skipped; no row of y; more than 65 535 workgroups.
+    specs.extend([
+        plain(0, 8, 5, 64),
+        Spec { plus: true, ..plain(9, 0, 5, 64) },
+        Spec { targets: Targets::Of(12), ..plain(0, 8, 5, 64) },
+        Spec { targets: Targets::Of(12), skip: true, ..plain(0, 8, 5, 33) },
+        Spec { targets: Targets::Of(0), ..plain(4, 8, 5, 64) },
+        plain(5, 8, 5, 0),
+        plain(3, 300, 50, 70),
+        Spec { data: Data::Integers, ..plain(70_000, 1, 9, 64) },
+        Spec { data: Data::Integers, ..plain(4_300_000, 1, 9, 1) },
+    ]);
+    specs
+        .into_iter()
+        .map(|spec| Case {
+            kernel: "combine",
+            name: spec.name(),
+            heavy: spec.batches * spec.results * spec.slots * spec.columns > super::HEAVY,
+            run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
+        })
+        .collect()
+}

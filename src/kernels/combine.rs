@@ -1,0 +1,447 @@
+//! The gate-weighted sum of gathered rows, scattered back. Shader: `shaders/combine.wgsl`.
+
+use super::{Kernel, STORE_ACCESSES, Slot, lanes::Kind, load_accesses, params, shader_u32, store_access};
+use crate::{
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
+    shader::Variant,
+    tensor::{Bound, elements},
+};
+
+/// The kernel behind [`Combine`].
+///
+/// ```
+/// assert_eq!(double_routing::kernels::COMBINE.name(), "combine");
+/// ```
+pub const COMBINE: Kernel = Kernel {
+    name: "combine",
+    source: include_str!("../../shaders/combine.wgsl"),
+    params: Params::fields,
+    slots: &[
+        Slot::read(1, "rows").when("STAGE == combine"),
+        Slot::read(2, "positions").when("STAGE == combine"),
+        Slot::read(3, "gates").when("GATED"),
+        Slot::read(4, "plus").when("ADDED"),
+        Slot::read(5, "targets").when("TARGETED"),
+        Slot::write(6, "y"),
+    ],
+    variants: || {
+        let mut variants = Vec::new();
+        for y in STORE_ACCESSES {
+            for alone in [false, true] {
+                for rows in load_accesses(Element::F32, alone) {
+                    for flags in 0..8 {
+                        let (gated, added, targeted) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
+                        variants.push(variant(Rows { alone, access: rows, moved: false }, y, gated, added, targeted));
+                        if !gated && !added {
+                            let moved = Rows { alone, access: rows, moved: true };
+                            variants.push(variant(moved, y, false, false, targeted));
+                        }
+                    }
+                }
+            }
+            variants.extend([false, true].map(|skipping| fill(y, skipping)));
+        }
+        variants
+    },
+};
+
+params! {
+    struct Params {
+        results,
+        first,
+        of_batch,
+        slots,
+        rows,
+        targets,
+        columns,
+        rows_first,
+        positions_first,
+        gates_first,
+        plus_first,
+        targets_first,
+        y_first,
+        unused_0,
+        unused_1,
+        unused_2,
+    }
+}
+
+/// Invocations of a workgroup: of one that owns a result, and of one whose invocations own a quad each.
+const ALONE_LANES: u32 = 8;
+const LANES: u32 = 64;
+
+/// Quads that a lane takes at a time of the result that its workgroup owns.
+const BLOCK: u32 = 4;
+
+/// On software adapters, the fewest columns that are worth a workgroup: two quads for each lane.
+const ALONE_COLUMNS: u64 = 64;
+
+/// Software Vulkan drivers stop an invocation after 65 535 iterations.
+const MOST_ITERATIONS: u64 = 60_000;
+
+/// How rows are read.
+#[derive(Debug, Clone, Copy)]
+struct Rows {
+    alone: bool,
+    access: &'static str,
+    moved: bool,
+}
+
+fn variant(rows: Rows, y: &'static str, gated: bool, added: bool, targeted: bool) -> Variant {
+    Variant::default()
+        .word("STAGE", "combine")
+        .flag("ALONE", rows.alone)
+        .number("LANES", if rows.alone { ALONE_LANES } else { LANES })
+        .number("BLOCK", BLOCK)
+        .word("rows_TYPE", "f32")
+        .word("rows_ACCESS", rows.access)
+        .flag("MOVED", rows.moved)
+        .word("y_ACCESS", y)
+        .word("plus_TYPE", "f32")
+        .word("plus_ACCESS", y)
+        .flag("GATED", gated)
+        .flag("ADDED", added)
+        .flag("TARGETED", targeted)
+}
+
+fn fill(y: &'static str, skipping: bool) -> Variant {
+    Variant::default()
+        .word("STAGE", "fill")
+        .flag("ALONE", false)
+        .number("LANES", LANES)
+        .word("y_ACCESS", y)
+        .word("plus_TYPE", "f32")
+        .word("plus_ACCESS", y)
+        .flag("GATED", false)
+        .flag("ADDED", skipping)
+        .flag("TARGETED", false)
+}
+
+/// The gate-weighted sum of gathered rows, put where its token belongs.
+///
+/// | tensor | shape | elements |
+/// |---|---|---|
+/// | `rows` | `[.., N, O]` | f32 |
+/// | `positions` | `[.., T, e]`, as [`Dispatch`](super::Dispatch) gives them | u32 |
+/// | `gates` | `[.., T, e]` | f32 |
+/// | `plus` | `[.., T, O]` | f32 |
+/// | `targets` | `[.., T]` | u32 |
+/// | `skip` | `[.., S, O]` | f32 |
+/// | `y` | `[.., T, O]`; with `targets` `[.., S, O]` | f32 |
+///
+/// `y[t] = Σ_j gate[t, j] · rows[positions[t, j]] + plus[t]`, added in the order of j; a position of N or more, such as `u32::MAX`, adds
+/// nothing, whatever its gate. Dimensions before the last two are batches, the same in all tensors; positions and targets count within
+/// their batch. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| + |plus|); with one slot, no gates and no `plus` rows are copied as they are.
+///
+/// ```
+/// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Combine};
+///
+/// # fn main() -> double_routing::Result<()> { pollster::block_on(async {
+/// let gpu = Gpu::open(&AdapterChoice::default()).await?;
+/// let rows = gpu.upload("rows", bytemuck::cast_slice(&[1.0f32, 2.0, 10.0, 20.0]))?;
+/// let positions = gpu.upload("positions", bytemuck::cast_slice(&[1, 0, u32::MAX, 1]))?;
+/// let gates = gpu.upload("gates", bytemuck::cast_slice(&[0.5f32, 2.0, 1.0, 3.0]))?;
+/// let y = gpu.buffer("y", Element::F32, 4)?;
+/// let y = Tensor::f32(&y, &[2, 2]);
+/// let combine = Combine::new(Tensor::f32(&rows, &[2, 2]), Tensor::u32(&positions, &[2, 2]), y.clone());
+/// let plan = combine.gates(Tensor::f32(&gates, &[2, 2])).plan(&gpu)?;
+/// let mut encoder = gpu.device().create_command_encoder(&Default::default());
+/// plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+/// gpu.queue().submit([encoder.finish()]);
+/// assert_eq!(bytemuck::pod_collect_to_vec::<u8, f32>(&gpu.read(&y).await?), [7.0, 14.0, 30.0, 60.0]);
+/// # Ok(()) }) }
+/// ```
+#[derive(Debug, Clone)]
+pub struct Combine<'a> {
+    rows: Tensor<'a>,
+    positions: Tensor<'a>,
+    y: Tensor<'a>,
+    gates: Option<Tensor<'a>>,
+    plus: Option<Tensor<'a>>,
+    targets: Option<Tensor<'a>>,
+    skip: Option<Tensor<'a>>,
+}
+
+const NAME: &str = "combine";
+
+/// B, N, T, e, S and O of [`Combine`].
+struct Shape {
+    batches: u64,
+    rows: u64,
+    results: u64,
+    slots: u64,
+    targets: u64,
+    columns: u64,
+}
+
+impl<'a> Combine<'a> {
+    /// `y[t] = Σ_j rows[positions[t, j]]`.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Combine};
+    /// # fn combine<'a>(rows: Tensor<'a>, positions: Tensor<'a>, y: Tensor<'a>) -> Combine<'a> {
+    /// Combine::new(rows, positions, y)
+    /// # }
+    /// ```
+    pub fn new(rows: Tensor<'a>, positions: Tensor<'a>, y: Tensor<'a>) -> Self {
+        Self { rows, positions, y, gates: None, plus: None, targets: None, skip: None }
+    }
+
+    /// The weight of each slot.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Combine};
+    /// # fn weighted<'a>(combine: Combine<'a>, gates: Tensor<'a>) -> Combine<'a> {
+    /// combine.gates(gates)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn gates(mut self, gates: Tensor<'a>) -> Self {
+        self.gates = Some(gates);
+        self
+    }
+
+    /// What is added to the sums at the end.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Combine};
+    /// # fn with_shared<'a>(combine: Combine<'a>, shared: Tensor<'a>) -> Combine<'a> {
+    /// combine.plus(shared)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn plus(mut self, plus: Tensor<'a>) -> Self {
+        self.plus = Some(plus);
+        self
+    }
+
+    /// The rows of `y`, all different, that the results go to; a result whose target is no row of `y`, such as `u32::MAX`, is left out. All other
+    /// rows of `y` become 0, or those of [`Combine::skip`].
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Combine};
+    /// # fn scattered<'a>(combine: Combine<'a>, selected: Tensor<'a>) -> Combine<'a> {
+    /// combine.targets(selected)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn targets(mut self, targets: Tensor<'a>) -> Self {
+        self.targets = Some(targets);
+        self
+    }
+
+    /// The rows that `y` gets where no target is.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, kernels::Combine};
+    /// # fn residual<'a>(combine: Combine<'a>, selected: Tensor<'a>, x: Tensor<'a>) -> Combine<'a> {
+    /// combine.targets(selected).skip(x)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn skip(mut self, skip: Tensor<'a>) -> Self {
+        self.skip = Some(skip);
+        self
+    }
+
+    /// Checks everything and builds the steps.
+    ///
+    /// # Errors
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where `rows`, a `y` with targets,
+    /// or a single row of another tensor exceeds a binding, and beyond 60 000 slots of a result.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, Plan, Result, kernels::Combine};
+    /// # fn plan(gpu: &Gpu, combine: Combine<'_>) -> Result<Plan> {
+    /// combine.plan(gpu)
+    /// # }
+    /// ```
+    pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        let shape = self.check()?;
+        let mut plan = Plan::default();
+        if shape.columns == 0 {
+            return Ok(plan);
+        }
+        let limit = gpu.unaligned_limit();
+        let row = 4 * shape.columns.max(shape.slots);
+        for (what, needed, allowed) in
+            [("a row in bytes", row, limit), ("the number of slots of a result", shape.slots, MOST_ITERATIONS)]
+        {
+            if needed > allowed {
+                return Err(Error::Limit { operation: NAME, what: what.into(), needed, allowed });
+            }
+        }
+        let parts = |count: u64, each: u64| {
+            (0..count.div_ceil(each)).map(move |part| (part * each, each.min(count - part * each)))
+        };
+        if self.targets.is_some() {
+            for (first, count) in parts(shape.batches * shape.targets, limit / (4 * shape.columns)) {
+                plan.push(self.fill(gpu, &shape, first, count)?);
+            }
+        }
+        for (first, count) in parts(shape.batches * shape.results, limit / row) {
+            plan.push(self.step(gpu, &shape, first, count)?);
+        }
+        Ok(plan)
+    }
+
+    /// The step that fills the rows `first .. first + count` of y.
+    fn fill(&self, gpu: &Gpu, shape: &Shape, first: u64, count: u64) -> Result<Step> {
+        let columns = shape.columns;
+        let y = self.y.bind(gpu, NAME, "y", first * columns, count * columns)?;
+        let skip = part_of(gpu, self.skip.as_ref(), "skip", first * columns, count * columns)?;
+        let params = Params {
+            results: shader_u32(NAME, "rows of y", count)?,
+            columns: shader_u32(NAME, "columns", columns)?,
+            plus_first: skip.as_ref().map_or(0, |skip| skip.first),
+            y_first: y.first,
+            ..Params::default()
+        };
+        let mut operands = vec![("y", &y)];
+        operands.extend(skip.as_ref().map(|skip| ("plus", skip)));
+        Step::new(
+            gpu,
+            &COMBINE,
+            fill(common_access(&y, skip.as_ref(), columns), skip.is_some()),
+            format!("{NAME} fill {count}x{columns}"),
+            bytemuck::bytes_of(&params),
+            &operands,
+            (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)),
+        )
+    }
+
+    /// The step for the results `first .. first + count`.
+    fn step(&self, gpu: &Gpu, shape: &Shape, first: u64, count: u64) -> Result<Step> {
+        let &Shape { batches, slots, columns, .. } = shape;
+        let mut rows = self.rows.bind(gpu, NAME, "rows", 0, batches * shape.rows * columns)?;
+        let positions = self.positions.bind(gpu, NAME, "positions", first * slots, count * slots)?;
+        let gates = part_of(gpu, self.gates.as_ref(), "gates", first * slots, count * slots)?;
+        let plus = part_of(gpu, self.plus.as_ref(), "plus", first * columns, count * columns)?;
+        let targets = part_of(gpu, self.targets.as_ref(), "targets", first, count)?;
+        let y = match &targets {
+            Some(_) => self.y.bind(gpu, NAME, "y", 0, batches * shape.targets * columns)?,
+            None => self.y.bind(gpu, NAME, "y", first * columns, count * columns)?,
+        };
+        let number = |what: &str, count: u64| shader_u32(NAME, what, count);
+        let start = |bound: Option<&Bound<'_>>| bound.map_or(0, |bound| bound.first);
+        let params = Params {
+            results: number("results", count)?,
+            first: number("results", first)?,
+            of_batch: number("results", shape.results)?,
+            slots: number("slots", slots)?,
+            rows: number("rows", shape.rows)?,
+            targets: number("targets", shape.targets)?,
+            columns: number("columns", columns)?,
+            rows_first: rows.first,
+            positions_first: positions.first,
+            gates_first: start(gates.as_ref()),
+            plus_first: start(plus.as_ref()),
+            targets_first: start(targets.as_ref()),
+            y_first: y.first,
+            ..Params::default()
+        };
+        let blocks = columns.div_ceil(u64::from(4 * ALONE_LANES * BLOCK));
+        let alone =
+            Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_ITERATIONS;
+        let access =
+            if alone { rows.load_access(gpu, Element::F32, &[columns]) } else { store_access(&rows, &[columns]) };
+        let moved = slots == 1 && gates.is_none() && plus.is_none();
+        let variant = variant(
+            Rows { alone, access, moved },
+            common_access(&y, plus.as_ref(), columns),
+            gates.is_some(),
+            plus.is_some(),
+            targets.is_some(),
+        );
+        let mut operands = vec![("rows", &rows), ("positions", &positions), ("y", &y)];
+        for (name, bound) in [("gates", &gates), ("plus", &plus), ("targets", &targets)] {
+            operands.extend(bound.as_ref().map(|bound| (name, bound)));
+        }
+        let groups = if alone { count } else { (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)) };
+        let label = format!("{NAME} {count}x{slots} of {}x{columns}", shape.rows);
+        Step::new(gpu, &COMBINE, variant, label, bytemuck::bytes_of(&params), &operands, groups)
+    }
+
+    fn check(&self) -> Result<Shape> {
+        let [rows, positions, y] = [&self.rows, &self.positions, &self.y].map(Tensor::shape);
+        let ([lead @ .., n, columns], [_, .., slots], [_, .., _]) = (rows, positions, y) else {
+            return Err(Error::shape(
+                NAME,
+                format!("rows {rows:?}, positions {positions:?} and y {y:?} need two dimensions each"),
+            ));
+        };
+        let rank = rows.len();
+        let (results, targets) = match (positions.get(rank - 2), y.get(rank - 2)) {
+            (Some(results), Some(targets)) if positions.len() == rank && y.len() == rank => (*results, *targets),
+            _ => {
+                return Err(Error::shape(
+                    NAME,
+                    format!("rows {rows:?}, positions {positions:?} and y {y:?} differ in rank"),
+                ));
+            }
+        };
+        let expect = |name: &str, shape: &[usize], last: &[usize]| {
+            let expected = [lead, last].concat();
+            match shape == expected {
+                true => Ok(()),
+                false => Err(Error::shape(
+                    NAME,
+                    format!("{name} {shape:?} should be {expected:?}, for rows {rows:?} and positions {positions:?}"),
+                )),
+            }
+        };
+        let scattered = self.targets.is_some();
+        expect("positions", positions, &[results, *slots])?;
+        expect("y", y, &[if scattered { targets } else { results }, *columns])?;
+        if self.skip.is_some() && !scattered {
+            return Err(Error::shape(NAME, "skip needs targets: without them every row of y is a result"));
+        }
+        let optional = [
+            ("gates", &self.gates, vec![results, *slots], Element::F32),
+            ("plus", &self.plus, vec![results, *columns], Element::F32),
+            ("targets", &self.targets, vec![results], Element::U32),
+            ("skip", &self.skip, vec![targets, *columns], Element::F32),
+        ];
+        let mut inputs = vec![("rows", &self.rows, Element::F32), ("positions", &self.positions, Element::U32)];
+        for (name, tensor, last, element) in optional {
+            if let Some(tensor) = tensor {
+                expect(name, tensor.shape(), &last)?;
+                inputs.push((name, tensor, element));
+            }
+        }
+        for (name, tensor, element) in inputs {
+            tensor.check_element(NAME, name, &[element])?;
+            tensor.check(NAME, name)?;
+            tensor.check_apart(NAME, name, &self.y)?;
+        }
+        self.y.check_element(NAME, "y", &[Element::F32])?;
+        self.y.check(NAME, "y")?;
+        Ok(Shape {
+            batches: elements(NAME, lead)?,
+            rows: *n as u64,
+            results: results as u64,
+            slots: *slots as u64,
+            targets: targets as u64,
+            columns: *columns as u64,
+        })
+    }
+}
+
+/// The binding for a part of a tensor that there may be.
+fn part_of<'a>(
+    gpu: &'a Gpu,
+    tensor: Option<&Tensor<'a>>,
+    name: &str,
+    first: u64,
+    count: u64,
+) -> Result<Option<Bound<'a>>> {
+    tensor.map(|tensor| tensor.bind(gpu, NAME, name, first, count)).transpose()
+}
+
+/// How y is written and what is added to it is read: in quads where both can be.
+fn common_access(y: &Bound<'_>, added: Option<&Bound<'_>>, columns: u64) -> &'static str {
+    match added.map(|added| store_access(added, &[columns])) {
+        Some("elements") => "elements",
+        _ => store_access(y, &[columns]),
+    }
+}
