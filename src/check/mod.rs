@@ -11,6 +11,7 @@ mod matmul;
 mod reduce;
 mod route;
 mod routing;
+mod select;
 mod softmax;
 
 use std::{future::Future, pin::Pin};
@@ -131,8 +132,16 @@ impl Case {
 /// assert!(double_routing::check::cases().len() > 100);
 /// ```
 pub fn cases() -> Vec<Case> {
-    [matmul::cases(), softmax::cases(), attend::cases(), route::cases(), reduce::cases(), routing::cases()]
-        .into_iter()
-        .flatten()
-        .collect()
+    [
+        matmul::cases(),
+        softmax::cases(),
+        attend::cases(),
+        route::cases(),
+        reduce::cases(),
+        select::cases(),
+        routing::cases(),
+    ]
+    .into_iter()
+    .flatten()
+    .collect()
 }

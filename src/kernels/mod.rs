@@ -11,6 +11,7 @@ mod lanes;
 mod matmul;
 mod reduce;
 mod route;
+mod select;
 mod softmax;
 mod tile;
 mod tuning;
@@ -20,6 +21,7 @@ pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
 pub use matmul::{MATMUL, Matmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
+pub use select::{SELECT, Select};
 pub use softmax::{SOFTMAX, Softmax};
 pub use tile::Tile;
 pub use tuning::Tuning;
@@ -37,7 +39,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &SELECT];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -10,6 +10,7 @@ mod matmul;
 mod reduce;
 mod route;
 mod routing;
+mod select;
 mod softmax;
 
 pub use attend::{attend, attend_bound};
@@ -17,6 +18,7 @@ pub use matmul::{Product, matmul, matmul_bound};
 pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
 pub use routing::{Forward, Layer, signal_error};
+pub use select::select;
 pub use softmax::{Axis, softmax, softmax_bound};
 
 /// Half the distance between 1 and the next f32: the relative error of a correctly rounded operation.
