@@ -231,7 +231,11 @@ fn main(
     if wanted > i32(LANES * 4u) {
         low = EMPTY;
     }
-    var high = group_max(lane, top) + 1;
+    let highest = group_max(lane, top);
+    if wanted == 1 {
+        low = highest;
+    }
+    var high = highest + 1;
     var above = 0;
     var exact = wanted == i32(count);
     if exact {
@@ -389,14 +393,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     for (var place = begin; place < end; place++) {
         if place < count {
             let take_one = one_key >= two_key;
-            let from = select(two + j, one + i, take_one);
-            put(row, block, place, max(one_key, two_key), from_indices[from]);
+            let taken = select(two + j, one + i, take_one);
+            put(row, block, place, max(one_key, two_key), from_indices[taken]);
             i += select(0u, 1u, take_one);
             j += select(1u, 0u, take_one);
             let more = select(j < two_count, i < one_count, take_one);
             var next = OUTSIDE;
             if more {
-                next = from_keys[from + 1u];
+                next = from_keys[taken + 1u];
             }
             one_key = select(one_key, next, take_one);
             two_key = select(next, two_key, take_one);
