@@ -15,6 +15,7 @@ mod reduce;
 mod route;
 mod route_paths;
 mod routing;
+mod select;
 mod softmax;
 
 use std::{future::Future, pin::Pin};
@@ -145,6 +146,7 @@ pub fn cases() -> Vec<Case> {
         route_paths::cases(),
         dispatch::cases(),
         combine::cases(),
+        select::cases(),
         routing::cases(),
     ]
     .into_iter()

@@ -15,6 +15,7 @@ mod path_matmul;
 mod reduce;
 mod route;
 mod route_paths;
+mod select;
 mod softmax;
 mod tile;
 mod tuning;
@@ -28,6 +29,7 @@ pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
 pub use route_paths::{ROUTE_PATHS, RoutePaths};
+pub use select::{SELECT, Select};
 pub use softmax::{SOFTMAX, Softmax};
 pub use tile::Tile;
 pub use tuning::Tuning;
@@ -45,7 +47,7 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS, &DISPATCH, &COMBINE];
+pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS, &DISPATCH, &COMBINE, &SELECT];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -14,6 +14,7 @@ mod reduce;
 mod route;
 mod route_paths;
 mod routing;
+mod select;
 mod softmax;
 
 pub use attend::{attend, attend_bound};
@@ -27,6 +28,7 @@ pub use route_paths::{
     PathRule, PathScore, PathsOfRow, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
 };
 pub use routing::{Forward, Layer, signal_error};
+pub use select::select;
 pub use softmax::{Axis, softmax, softmax_bound};
 
 /// Half the distance between 1 and the next f32: the relative error of a correctly rounded operation.
