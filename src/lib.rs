@@ -6,6 +6,7 @@
 //! |---|---|
 //! | run the layer on values you have on the CPU | [`Gpu::open`], [`Weights`], [`DoubleRouting::run`] |
 //! | record the layer into your own compute pass | [`Gpu::from_device`], [`DoubleRouting::forward`], [`Forward::record`] |
+//! | route tokens through a mixture of experts | [`moe::Router`], [`moe::MoeFeedForward`] |
 //! | use one kernel on your own buffers | [`kernels`], [`Tensor`], [`Plan::record`] |
 //! | know what the right result is, and how far off f32 may be | [`mod@reference`] |
 //! | find out whether an adapter computes it | [`check`] |
@@ -18,6 +19,7 @@ pub mod check;
 mod device;
 mod error;
 pub mod kernels;
+pub mod moe;
 mod readback;
 pub mod reference;
 mod routing;

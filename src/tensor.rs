@@ -274,6 +274,43 @@ impl<'a> Tensor<'a> {
     }
 }
 
+/// A tensor together with its buffer.
+#[derive(Debug, Clone)]
+pub(crate) struct Owned {
+    buffer: wgpu::Buffer,
+    offset: u64,
+    shape: Vec<usize>,
+    element: Element,
+}
+
+impl Owned {
+    /// In a buffer of its own.
+    pub fn new(gpu: &Gpu, label: &'static str, element: Element, shape: &[usize]) -> Result<Self> {
+        let buffer = gpu.buffer(label, element, elements(label, shape)?)?;
+        Ok(Self { buffer, offset: 0, shape: shape.to_vec(), element })
+    }
+
+    /// A handle to what somebody else's view is of.
+    pub fn of(tensor: &Tensor<'_>) -> Self {
+        let Tensor { buffer, offset, shape, element } = tensor;
+        Self { buffer: (*buffer).clone(), offset: *offset, shape: shape.clone(), element: *element }
+    }
+
+    /// Weights, written with the queue's next submission.
+    pub fn upload(gpu: &Gpu, label: &str, values: &crate::Values, shape: &[usize]) -> Result<Self> {
+        let buffer = gpu.upload(label, values.bytes())?;
+        Ok(Self { buffer, offset: 0, shape: shape.to_vec(), element: values.element() })
+    }
+
+    pub fn tensor(&self) -> Tensor<'_> {
+        Tensor::new(&self.buffer, self.element, &self.shape).offset(self.offset)
+    }
+
+    pub fn buffer(&self) -> &wgpu::Buffer {
+        &self.buffer
+    }
+}
+
 /// The product of a shape, refused where it cannot be counted.
 pub(crate) fn elements(operation: &'static str, shape: &[usize]) -> Result<u64> {
     shape

@@ -47,7 +47,8 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] = &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS, &DISPATCH, &COMBINE, &SELECT];
+pub const ALL: &[&Kernel] =
+    &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS, &DISPATCH, &COMBINE, &SELECT];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -223,7 +223,7 @@ impl<'a> PathMatmul<'a> {
                 allowed: gpu.unaligned_limit(),
             });
         }
-        let paths_each = if each == 0 { paths } else { gpu.unaligned_limit() / each };
+        let paths_each = gpu.unaligned_limit().checked_div(each).unwrap_or(paths);
         let mut first = 0;
         while first < paths {
             let count = paths_each.min(paths - first);

@@ -11,7 +11,7 @@ pub use weights::{Dimensions, Linear, Values, Weights};
 use crate::{
     Element, Error, Gpu, Plan, Result, Tensor,
     kernels::{Attend, Matmul, Route, Softmax},
-    tensor::elements,
+    tensor::Owned,
 };
 use order::{Map, Ordered};
 
@@ -254,20 +254,6 @@ pub struct Forward {
     y: Owned,
 }
 
-/// An f32 tensor together with its buffer.
-#[derive(Debug, Clone)]
-struct Owned {
-    buffer: wgpu::Buffer,
-    offset: u64,
-    shape: Vec<usize>,
-}
-
-impl Owned {
-    fn tensor(&self) -> Tensor<'_> {
-        Tensor::f32(&self.buffer, &self.shape).offset(self.offset)
-    }
-}
-
 impl<'a> ForwardBuilder<'a> {
     /// Writes y to a tensor of the caller's, f32 `[…, O]`, instead of a buffer of the forward's own.
     ///
@@ -334,11 +320,8 @@ impl<'a> ForwardBuilder<'a> {
             let wanted = [leading[0]];
             return Err(Error::shape(NAME, format!("lengths are {:?}, x {shape:?} needs {wanted:?}", lengths.shape())));
         }
-        let tokens = elements(NAME, leading)?;
-        let scratch = |label: &str, width: usize| -> Result<Owned> {
-            let buffer = gpu.buffer(label, Element::F32, tokens.saturating_mul(width as u64))?;
-            Ok(Owned { buffer, offset: 0, shape: [leading, &[width]].concat() })
-        };
+        let scratch =
+            |label: &'static str, width: usize| Owned::new(gpu, label, Element::F32, &[leading, &[width]].concat());
         let invariant = layer.settings.batch_invariant;
         let mut plan = Plan::default();
 
@@ -383,7 +366,7 @@ impl<'a> ForwardBuilder<'a> {
                 if let Some(lengths) = &self.lengths {
                     lengths.check_apart(NAME, "lengths", y)?;
                 }
-                Owned { buffer: y.buffer().clone(), offset: y.byte_offset(), shape: wanted }
+                Owned::of(y)
             }
             None => scratch("y", layer.dimensions.output)?,
         };
@@ -410,7 +393,7 @@ impl<'a> ForwardBuilder<'a> {
         }
 
         for own in between.iter().chain([&logits, &w]).chain(&routed) {
-            plan.keep(own.buffer.clone());
+            plan.keep(own.buffer().clone());
         }
         let h = between.into_iter().next().filter(|_| layer.attends_first);
         Ok(Forward { plan, h, logits, w, routed, y })

@@ -62,6 +62,27 @@ impl Values {
         }
     }
 
+    /// The values of all parts, one after the other; `None` where they are not of one type, or there is no part.
+    ///
+    /// ```
+    /// use double_routing::Values;
+    /// let both = Values::concat(vec![Values::from(vec![1.0f32]), Values::from(vec![2.0f32])]);
+    /// assert_eq!(both, Some(Values::from(vec![1.0f32, 2.0])));
+    /// ```
+    pub fn concat(parts: Vec<Self>) -> Option<Self> {
+        let mut parts = parts.into_iter();
+        let mut all = parts.next()?;
+        for part in parts {
+            match (&mut all, part) {
+                (Self::F32(all), Self::F32(part)) => all.extend(part),
+                (Self::F16(all), Self::F16(part)) => all.extend(part),
+                (Self::BF16(all), Self::BF16(part)) => all.extend(part),
+                _ => return None,
+            }
+        }
+        Some(all)
+    }
+
     /// How the numbers are stored.
     ///
     /// ```
