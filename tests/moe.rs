@@ -10,7 +10,7 @@
 
 mod common;
 
-use common::{any_gpu, gpus, random, storage, wait};
+use common::{any_gpu, gpus, random, run_cases, storage, wait};
 use double_routing::{
     Element, Gpu, Tensor, Values, bytemuck,
     kernels::{GroupLimit, GroupScore, PathChoice, RoutePaths, Score},
@@ -140,6 +140,11 @@ impl Golden {
         assert!(worst <= self.allowed("gates"), "{}: gates are off by {worst:.2e}", self.name);
         worst
     }
+}
+
+#[test]
+fn agrees_with_the_reference() {
+    run_cases("moe");
 }
 
 #[test]

@@ -10,6 +10,7 @@ mod bench;
 mod combine;
 mod dispatch;
 mod matmul;
+mod moe;
 mod path_matmul;
 mod reduce;
 mod route;
@@ -147,6 +148,7 @@ pub fn cases() -> Vec<Case> {
         dispatch::cases(),
         combine::cases(),
         select::cases(),
+        moe::cases(),
         routing::cases(),
     ]
     .into_iter()

@@ -75,7 +75,7 @@ enum Selected {
 /// The largest share of rows in which a case of usual logits may leave anything undecided.
 const UNDECIDED: f64 = 0.05;
 
-fn rule(choice: &PathChoice) -> PathRule {
+pub(super) fn rule(choice: &PathChoice) -> PathRule {
     let score = match choice.score {
         Score::Softmax => PathScore::Softmax,
         Score::Sigmoid => PathScore::Sigmoid,
