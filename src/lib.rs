@@ -31,8 +31,8 @@ pub use bytemuck;
 pub use device::{AdapterChoice, AdapterClass, ErrorScope, Gpu};
 pub use error::{Error, Result};
 pub use routing::{
-    Cost, Dimensions, DoubleRouting, Forward, ForwardBuilder, Linear, Order, Output, PlanKind, Session, Settings,
-    Values, Weights,
+    Cost, Dimensions, DoubleRouting, Forward, ForwardBuilder, Linear, Order, Output, PathSettings, PlanKind, Selection,
+    Session, Settings, Values, Weights,
 };
 pub use shader::Variant;
 pub use step::{Plan, Step};

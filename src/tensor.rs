@@ -309,6 +309,10 @@ impl Owned {
     pub fn buffer(&self) -> &wgpu::Buffer {
         &self.buffer
     }
+
+    pub fn shape(&self) -> &[usize] {
+        &self.shape
+    }
 }
 
 /// The product of a shape, refused where it cannot be counted.

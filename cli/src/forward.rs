@@ -84,7 +84,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let input = input::read_input(&arguments.input, dimensions, allow_non_finite)?;
     let destination = Destination::new(&arguments.output)?;
     let target = arguments.selection.open()?;
-    let settings = Settings { plan: arguments.plan.into(), batch_invariant: arguments.batch_invariant };
+    let settings =
+        Settings { plan: arguments.plan.into(), batch_invariant: arguments.batch_invariant, ..Settings::default() };
     let evaluator = Evaluator::new(&target, &weights, settings)?;
     let run = evaluator.run(&input, arguments.batch.map(NonZeroUsize::get))?;
     write(&input, &run.output, dimensions, destination)?;

@@ -9,6 +9,7 @@ mod attend;
 mod bench;
 mod combine;
 mod dispatch;
+mod levels;
 mod matmul;
 mod moe;
 mod path_matmul;
@@ -150,6 +151,7 @@ pub fn cases() -> Vec<Case> {
         select::cases(),
         moe::cases(),
         routing::cases(),
+        levels::cases(),
     ]
     .into_iter()
     .flatten()

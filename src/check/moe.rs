@@ -79,23 +79,11 @@ impl Spec {
         for token in 0..tokens {
             let row = &logits[token * paths..][..paths];
             let slots = token * per_token..(token + 1) * per_token;
-            // No score has a slope of more than 1 by any logit, nor of more than 2 by all; a group's score is at most two of them.
             let off = of_logits[token * paths..][..paths].iter().copied().fold(0.0, f64::max);
-            let of_score = 2.0 * off + score_bound(row, rule.score).into_iter().fold(0.0, f64::max);
-            let expected = route_paths(row, bias.as_deref(), per_token, rule);
-            let sure = expected.margin > 2.0 * of_score && group_margin(row, bias.as_deref(), rule) > 4.0 * of_score;
-            if sure && expected.ids.iter().any(|id| !ids[slots.clone()].contains(id)) {
-                fault = Some(format!("token {token} has {:?}, expected {:?}", &ids[slots.clone()], expected.ids));
-            }
-            let known = |id: &u32| *id == u32::MAX || (*id as usize) < paths;
-            if !ids[slots.clone()].iter().all(known) {
-                return Err(Error::Gpu(format!("token {token} has {:?} of {paths} paths", &ids[slots])));
-            }
-            let of_row = path_gates(row, &ids[slots.clone()], rule);
-            // To first order a gate is off by four times what the logits are, relative to itself: itself and the sum.
-            let bounds = gate_bound(row, &ids[slots], rule).into_iter().zip(&of_row);
-            of_gates.extend(bounds.map(|(bound, gate)| bound + 4.0 * off * gate.abs()));
-            gates.extend(of_row);
+            let judged = judge_choice(row, off, bias.as_deref(), &ids[slots], rule)?;
+            fault = fault.or(judged.fault.map(|fault| format!("token {token}: {fault}")));
+            gates.extend(judged.gates);
+            of_gates.extend(judged.of_gates);
         }
         let experts = reference(&weights.experts);
         let shared = weights.shared.as_ref().map(|shared| reference(&shared.expert));
@@ -115,6 +103,42 @@ impl Spec {
         outcome.fault = fault.or(by_gates.fault.map(|fault| format!("gates: {fault}"))).or(outcome.fault);
         Ok(outcome)
     }
+}
+
+/// The truth about the gates of a row whose paths a device has chosen.
+pub(super) struct JudgedChoice {
+    pub gates: Vec<f64>,
+    pub of_gates: Vec<f64>,
+    /// What is wrong with the choice, if anything is.
+    pub fault: Option<String>,
+}
+
+/// Judges the paths that a device has chosen for a row whose logits it may have off by `off`: where the margins are larger than
+/// what the scores may be off, they must be the reference's.
+pub(super) fn judge_choice(
+    logits: &[f64],
+    off: f64,
+    bias: Option<&[f64]>,
+    ids: &[u32],
+    rule: PathRule,
+) -> Result<JudgedChoice> {
+    let paths = logits.len();
+    if !ids.iter().all(|&id| id == u32::MAX || (id as usize) < paths) {
+        return Err(Error::Gpu(format!("paths {ids:?} of {paths}")));
+    }
+    // No score has a slope of more than 1 by any logit, nor of more than 2 by all; a group's score is at most two of them.
+    let of_score = 2.0 * off + score_bound(logits, rule.score).into_iter().fold(0.0, f64::max);
+    let expected = route_paths(logits, bias, ids.len(), rule);
+    let sure = expected.margin > 2.0 * of_score && group_margin(logits, bias, rule) > 4.0 * of_score;
+    let wrong = sure && expected.ids.iter().any(|id| !ids.contains(id));
+    let gates = path_gates(logits, ids, rule);
+    // To first order a gate is off by four times what the logits are, relative to itself: itself and the sum.
+    let bounds = gate_bound(logits, ids, rule).into_iter().zip(&gates);
+    Ok(JudgedChoice {
+        of_gates: bounds.map(|(bound, gate)| bound + 4.0 * off * gate.abs()).collect(),
+        gates,
+        fault: wrong.then(|| format!("paths {ids:?}, expected {:?}", expected.ids)),
+    })
 }
 
 /// By how much the last group that is kept scores more than the first that is not.

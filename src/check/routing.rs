@@ -178,7 +178,7 @@ impl Spec {
         });
 
         let plan = if self.order == Order::AsWritten { PlanKind::AsWritten } else { PlanKind::Folded };
-        let settings = Settings { plan, batch_invariant: self.invariant };
+        let settings = Settings { plan, batch_invariant: self.invariant, ..Settings::default() };
         let layer = DoubleRouting::with_order(gpu, &weights, settings, self.order)?;
         let result = layer.run(&x, &self.shape, lengths.as_deref()).await?;
 

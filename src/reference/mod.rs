@@ -29,7 +29,7 @@ pub use route::{route, route_bound};
 pub use route_paths::{
     PathRule, PathScore, PathsOfRow, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
 };
-pub use routing::{Forward, Layer, signal_error};
+pub use routing::{Forward, Layer, Paths, signal_error};
 pub use select::select;
 pub use softmax::{Axis, softmax, softmax_bound};
 

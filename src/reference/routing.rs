@@ -46,6 +46,95 @@ pub struct Layer<T> {
     pub routing2_bias: Vec<T>,
 }
 
+/// The paths of a second level that has several: `path_gate` scores them, and each has a routing2 of its own.
+///
+/// ```
+/// use double_routing::reference::Paths;
+/// let paths = Paths {
+///     count: 2, gate_weight: vec![1.0, -1.0], gate_bias: vec![0.0, 0.0],
+///     weight: vec![2.0, 3.0], bias: vec![0.0, 1.0],
+/// };
+/// assert_eq!(paths.logits(&[0.5]), [0.5, -0.5]);
+/// assert_eq!(paths.run(&[0.5], &[1, 0], &[0.5, 0.5]), [0.5 * 2.5 + 0.5 * 1.0]);
+/// ```
+#[derive(Debug, Clone, PartialEq)]
+pub struct Paths<T> {
+    /// P.
+    pub count: usize,
+    /// `[P, R]`.
+    pub gate_weight: Vec<T>,
+    /// `[P]`.
+    pub gate_bias: Vec<T>,
+    /// `[P, O, R]`.
+    pub weight: Vec<T>,
+    /// `[P, O]`.
+    pub bias: Vec<T>,
+}
+
+impl<T: Real> Paths<T> {
+    /// The logit of every path for a row `h' [R]`.
+    ///
+    /// # Panics
+    /// Where the row is shorter than the weights say.
+    ///
+    /// ```
+    /// # fn show(paths: double_routing::reference::Paths<f64>, routed: &[f64]) {
+    /// assert_eq!(paths.logits(routed).len(), paths.count);
+    /// # }
+    /// ```
+    pub fn logits(&self, row: &[T]) -> Vec<T> {
+        let product =
+            Product { rows: 1, columns: self.count, depth: row.len(), transposed: true, ..Product::default() };
+        matmul(row, &self.gate_weight, Some(&self.gate_bias), &product)
+    }
+
+    /// `Σ_j gates[j] · (routing2_j(row))` over the paths `ids`; one of `u32::MAX` adds nothing.
+    ///
+    /// # Panics
+    /// As [`Paths::logits`].
+    ///
+    /// ```
+    /// # fn show(paths: double_routing::reference::Paths<f64>, routed: &[f64]) {
+    /// let y = paths.run(routed, &[3, 1], &[0.75, 0.25]);
+    /// # }
+    /// ```
+    pub fn run(&self, row: &[T], ids: &[u32], gates: &[T]) -> Vec<T> {
+        let output = self.bias.len() / self.count;
+        let mut y = vec![T::from_f64(0.0); output];
+        for (&id, &gate) in ids.iter().zip(gates).filter(|(id, _)| **id != u32::MAX) {
+            let result = self.one(row, id as usize);
+            y.iter_mut().zip(result).for_each(|(y, result)| *y += gate * result);
+        }
+        y
+    }
+
+    /// One path's result.
+    fn one(&self, row: &[T], path: usize) -> Vec<T> {
+        let output = self.bias.len() / self.count;
+        let weight = &self.weight[path * output * row.len()..][..output * row.len()];
+        let product = Product { rows: 1, columns: output, depth: row.len(), transposed: true, ..Product::default() };
+        matmul(row, weight, Some(&self.bias[path * output..][..output]), &product)
+    }
+
+    /// The same paths in another arithmetic.
+    ///
+    /// ```
+    /// # fn yardstick(paths: double_routing::reference::Paths<f64>) -> double_routing::reference::Paths<f32> {
+    /// paths.cast()
+    /// # }
+    /// ```
+    pub fn cast<U: Real>(&self) -> Paths<U> {
+        let cast = |values: &[T]| values.iter().map(|value| U::from_f64(value.to_f64())).collect::<Vec<U>>();
+        Paths {
+            count: self.count,
+            gate_weight: cast(&self.gate_weight),
+            gate_bias: cast(&self.gate_bias),
+            weight: cast(&self.weight),
+            bias: cast(&self.bias),
+        }
+    }
+}
+
 /// What a forward computes, each token's row after the other's, and what all tokens share.
 ///
 /// ```
@@ -132,6 +221,49 @@ impl<T: Real> Layer<T> {
     }
 }
 
+impl Paths<f64> {
+    /// How far the logits and the result of a row of an f32 evaluation may be where the row is off by `of_row` and the gates by
+    /// `of_gates`, to first order: (bound of each logit, bound of each element of [`Paths::run`]).
+    ///
+    /// # Panics
+    /// As [`Paths::logits`].
+    ///
+    /// ```
+    /// # fn bounds(paths: double_routing::reference::Paths<f64>, row: &[f64], of_row: &[f64]) {
+    /// let (of_logits, of_y) = paths.bounds(row, of_row, &[0], &[1.0], &[1e-7]);
+    /// # }
+    /// ```
+    pub fn bounds(
+        &self,
+        row: &[f64],
+        of_row: &[f64],
+        ids: &[u32],
+        gates: &[f64],
+        of_gates: &[f64],
+    ) -> (Vec<f64>, Vec<f64>) {
+        let depth = row.len();
+        let map = |weight: &[f64], bias: &[f64]| -> Vec<f64> {
+            let columns = bias.len();
+            let product = Product { rows: 1, columns, depth, transposed: true, ..Product::default() };
+            let own = matmul_bound(row, weight, Some(bias), &product);
+            carry(of_row, weight, 1, columns, depth).iter().zip(own).map(|(carried, own)| carried + own).collect()
+        };
+        let output = self.bias.len() / self.count;
+        let mut of_y = vec![0.0; output];
+        let roundings = (ids.len() + 2) as f64 * ROUNDING;
+        for (slot, &id) in ids.iter().enumerate().filter(|(_, id)| **id != u32::MAX) {
+            let path = id as usize;
+            let weight = &self.weight[path * output * depth..][..output * depth];
+            let of_result = map(weight, &self.bias[path * output..][..output]);
+            for (at, result) in self.one(row, path).into_iter().enumerate() {
+                of_y[at] +=
+                    gates[slot].abs() * (of_result[at] + roundings * result.abs()) + of_gates[slot] * result.abs();
+            }
+        }
+        (map(&self.gate_weight, &self.gate_bias), of_y)
+    }
+}
+
 impl Layer<f64> {
     /// How far each element of `w` and of `y` of an f32 evaluation may be from `forward`, to first order: the bounds of the
     /// kernels, carried from stage to stage. It holds for the layer as written and for every folding of its maps, since a
@@ -154,14 +286,40 @@ impl Layer<f64> {
         shape: &[usize],
         lengths: Option<&[u32]>,
     ) -> (Vec<f64>, Vec<f64>) {
+        let (of_w, of_routed) = self.routed_bounds(forward, x, shape, lengths);
+        let (tokens, output, routing) = (forward.w.len(), self.output, self.routing);
+        let product = Product { rows: tokens, columns: output, depth: routing, transposed: true, ..Product::default() };
+        let of_y = carry(&of_routed, &self.routing2_weight, tokens, output, routing)
+            .into_iter()
+            .zip(matmul_bound(&forward.routed, &self.routing2_weight, Some(&self.routing2_bias), &product))
+            .map(|(carried, own)| carried + own)
+            .collect();
+        (of_w, of_y)
+    }
+
+    /// As [`Layer::bounds`], for what is before routing2: (bound of w, bound of `routed`).
+    ///
+    /// # Panics
+    /// As [`Layer::bounds`].
+    ///
+    /// ```
+    /// # fn bounds(layer: double_routing::reference::Layer<f64>, x: &[f64], shape: &[usize]) {
+    /// let forward = layer.forward(x, shape, None);
+    /// let (of_w, of_routed) = layer.routed_bounds(&forward, x, shape, None);
+    /// assert_eq!((of_w.len(), of_routed.len()), (forward.w.len(), forward.routed.len()));
+    /// # }
+    /// ```
+    pub fn routed_bounds(
+        &self,
+        forward: &Forward<f64>,
+        x: &[f64],
+        shape: &[usize],
+        lengths: Option<&[u32]>,
+    ) -> (Vec<f64>, Vec<f64>) {
         let tokens = forward.w.len();
         let product = |columns, depth| Product { rows: tokens, columns, depth, transposed: true, ..Product::default() };
-        let absolute = |values: &[f64]| values.iter().map(|value| value.abs()).collect::<Vec<f64>>();
-        // An error carried through a linear map grows by the map's magnitudes.
-        let carry = |errors: &[f64], weight: &[f64], columns, depth| {
-            matmul(errors, &absolute(weight), None, &product(columns, depth))
-        };
-        let (inputs, attention, routing, output) = (self.input, self.attention, self.routing, self.output);
+        let carry = |errors: &[f64], weight: &[f64], columns, depth| carry(errors, weight, tokens, columns, depth);
+        let (inputs, attention, routing) = (self.input, self.attention, self.routing);
 
         let of_h = matmul_bound(x, &self.embedding_weight, Some(&self.embedding_bias), &product(attention, inputs));
         let of_logits: Vec<f64> = carry(&of_h, &self.attention_weight, 1, attention)
@@ -203,18 +361,14 @@ impl Layer<f64> {
                 forward.w[token] * (carried[at] + rounded[at] - bias) + of_w[token] * unweighted[at].abs() + bias
             })
             .collect();
-        let of_y = carry(&of_routed, &self.routing2_weight, output, routing)
-            .into_iter()
-            .zip(matmul_bound(
-                &forward.routed,
-                &self.routing2_weight,
-                Some(&self.routing2_bias),
-                &product(output, routing),
-            ))
-            .map(|(carried, own)| carried + own)
-            .collect();
-        (of_w, of_y)
+        (of_w, of_routed)
     }
+}
+
+/// An error carried through a linear map grows by the map's magnitudes.
+fn carry(errors: &[f64], weight: &[f64], rows: usize, columns: usize, depth: usize) -> Vec<f64> {
+    let magnitudes: Vec<f64> = weight.iter().map(|value| value.abs()).collect();
+    matmul(errors, &magnitudes, None, &Product { rows, columns, depth, transposed: true, ..Product::default() })
 }
 
 /// The error of `y` by its signal: ‖y − y64‖ / ‖y64 − d64‖ over all elements, where `truth` is the f64 forward.

@@ -1,35 +1,103 @@
 //! The double-routing layer: weights, the order they are multiplied in, and forwards.
 
+mod forward;
 mod order;
 mod session;
 mod weights;
 
+pub use forward::{Forward, ForwardBuilder};
 pub use order::{Cost, Order};
 pub use session::{Output, Session};
 pub use weights::{Dimensions, Linear, Values, Weights};
 
-use crate::{
-    Element, Error, Gpu, Plan, Result, Tensor,
-    kernels::{Attend, Matmul, Route, Softmax},
-    tensor::Owned,
-};
+use crate::{Element, Error, Gpu, Result, Tensor, kernels::PathChoice, moe::RouterConfig, tensor::Owned};
 use order::{Map, Ordered};
 
 /// How a layer is evaluated.
 ///
 /// ```
-/// use double_routing::{PlanKind, Settings};
+/// use double_routing::{PlanKind, Selection, Settings};
 /// assert_eq!(Settings::default().plan, PlanKind::Folded);
-/// let settings = Settings { plan: PlanKind::AsWritten, ..Settings::default() };
+/// // Only the 64 tokens of each sequence that weigh most.
+/// let settings = Settings { selection: Selection::TopK(64), ..Settings::default() };
 /// # let _ = settings;
 /// ```
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
 pub struct Settings {
     /// Which order the maps are multiplied in.
     pub plan: PlanKind,
     /// Chooses kernel configurations from the adapter and the layer's dimensions alone, so that a token's result does not
     /// depend on what else is in its batch.
     pub batch_invariant: bool,
+    /// The first level: which tokens of a sequence are routed at all.
+    pub selection: Selection,
+    /// The second level, for weights with several paths: how many of them a token takes, and how they are chosen.
+    pub paths: PathSettings,
+}
+
+/// Which tokens of a sequence are routed. Those that are not cost nothing but their weight, and their y is 0 or what
+/// [`ForwardBuilder::skip`] says.
+///
+/// ```
+/// use double_routing::Selection;
+/// assert_eq!(Selection::TopK(64).count(512), Some(64));
+/// assert_eq!(Selection::Fraction(0.125).count(100), Some(13));
+/// assert_eq!(Selection::default().count(512), None);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Default)]
+pub enum Selection {
+    /// Every token.
+    #[default]
+    All,
+    /// So many with the largest weights, of equals the first; all, where a sequence has no more.
+    TopK(usize),
+    /// This share of a sequence's positions, rounded up.
+    Fraction(f32),
+}
+
+impl Selection {
+    /// The tokens of a sequence of so many positions that are routed, where not simply all are.
+    ///
+    /// ```
+    /// assert_eq!(double_routing::Selection::TopK(5).count(3), Some(3));
+    /// ```
+    pub fn count(self, positions: usize) -> Option<usize> {
+        match self {
+            Self::All => None,
+            Self::TopK(count) => Some(count.min(positions)),
+            Self::Fraction(share) => Some(((f64::from(share) * positions as f64).ceil() as usize).min(positions)),
+        }
+    }
+
+    fn check(self) -> Result<()> {
+        match self {
+            Self::TopK(0) => Err(Error::shape(NAME, "selection: 0 tokens of each sequence")),
+            Self::Fraction(share) if !(share > 0.0 && share <= 1.0) => {
+                Err(Error::shape(NAME, format!("selection: the fraction {share} is not within 0 and 1")))
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// How a token's paths are chosen.
+///
+/// ```
+/// assert_eq!(double_routing::PathSettings::default().per_token, 1);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct PathSettings {
+    /// e: the paths of a token.
+    pub per_token: usize,
+    /// How they are chosen and what they weigh.
+    pub choice: PathChoice,
+}
+
+impl Default for PathSettings {
+    /// The best path, by softmax.
+    fn default() -> Self {
+        Self { per_token: 1, choice: PathChoice::default() }
+    }
 }
 
 /// The two plans.
@@ -81,6 +149,33 @@ pub struct DoubleRouting {
     routed: Uploaded,
     outer: Uploaded,
     after: Option<Uploaded>,
+    paths: Option<Paths>,
+}
+
+/// The second level of a layer with several paths.
+#[derive(Debug)]
+struct Paths {
+    config: RouterConfig,
+    gate: Uploaded,
+    /// `[P, O, R]` and `[P, O]`.
+    weight: Owned,
+    bias: Owned,
+}
+
+impl Paths {
+    fn new(gpu: &Gpu, weights: &Weights, settings: PathSettings) -> Result<Option<Self>> {
+        let Some(gate) = &weights.path_gate else { return Ok(None) };
+        let paths = weights.paths();
+        let config = RouterConfig { paths, per_token: settings.per_token, choice: settings.choice };
+        config.check()?;
+        let Dimensions { routing, output, .. } = weights.dimensions();
+        Ok(Some(Self {
+            config,
+            gate: Uploaded::new(gpu, "path gate", &gate.into())?,
+            weight: Owned::upload(gpu, "paths", &weights.routing2.weight, &[paths, output, routing])?,
+            bias: Owned::upload(gpu, "paths' biases", &weights.routing2.bias, &[paths, output])?,
+        }))
+    }
 }
 
 /// A map on the device.
@@ -121,8 +216,8 @@ impl DoubleRouting {
     /// Folds the weights as the settings say and writes them to the device with the queue's next submission.
     ///
     /// # Errors
-    /// [`Error::Limit`] where a map exceeds the device's largest buffer. Where memory runs out, see
-    /// [`Gpu::error_scope`].
+    /// [`Error::Limit`] where a map exceeds the device's largest buffer, [`Error::Shape`] for a selection of nothing or paths that
+    /// do not fit the weights. Where memory runs out, see [`Gpu::error_scope`].
     ///
     /// ```no_run
     /// # use double_routing::{DoubleRouting, Gpu, Result, Settings, Weights};
@@ -134,6 +229,7 @@ impl DoubleRouting {
         let dimensions = weights.dimensions();
         let order = match settings.plan {
             PlanKind::AsWritten => Order::AsWritten,
+            PlanKind::Folded if weights.path_gate.is_some() => Order::cheapest_with_paths(dimensions),
             PlanKind::Folded => Order::cheapest(dimensions),
         };
         Self::with_order(gpu, weights, settings, order)
@@ -151,7 +247,8 @@ impl DoubleRouting {
     /// # }
     /// ```
     pub fn with_order(gpu: &Gpu, weights: &Weights, settings: Settings, order: Order) -> Result<Self> {
-        let ordered = Ordered::new(weights, order);
+        settings.selection.check()?;
+        let ordered = Ordered::new(weights, order, settings.selection != Selection::All);
         let before: Result<Vec<_>> = ordered.before.iter().map(|map| Uploaded::new(gpu, "map", map)).collect();
         let outputs = ordered.routed.shape[0];
         let layer = Self {
@@ -165,6 +262,7 @@ impl DoubleRouting {
             routed: Uploaded::new(gpu, "routed map", &ordered.routed)?,
             outer: Uploaded::new(gpu, "outer bias", &Map { weight: ordered.outer, shape: [outputs, 1], bias: None })?,
             after: ordered.after.as_ref().map(|map| Uploaded::new(gpu, "last map", map)).transpose()?,
+            paths: Paths::new(gpu, weights, settings.paths)?,
         };
         log::info!("double routing {}: order {}", layer.dimensions, layer.order);
         Ok(layer)
@@ -192,6 +290,17 @@ impl DoubleRouting {
         self.order
     }
 
+    /// How it is evaluated.
+    ///
+    /// ```no_run
+    /// # fn show(layer: &double_routing::DoubleRouting) {
+    /// println!("{:?}", layer.settings().selection);
+    /// # }
+    /// ```
+    pub fn settings(&self) -> Settings {
+        self.settings
+    }
+
     /// The device that the weights are on.
     ///
     /// ```no_run
@@ -215,267 +324,6 @@ impl DoubleRouting {
     /// # Ok(()) }
     /// ```
     pub fn forward<'a>(&'a self, x: Tensor<'a>) -> ForwardBuilder<'a> {
-        ForwardBuilder { layer: self, x, output: None, lengths: None }
-    }
-}
-
-/// What a forward reads and writes; made by [`DoubleRouting::forward`].
-///
-/// ```no_run
-/// # use double_routing::{DoubleRouting, Forward, Result, Tensor};
-/// # fn plan(layer: &DoubleRouting, x: Tensor<'_>, lengths: Tensor<'_>) -> Result<Forward> {
-/// layer.forward(x).lengths(lengths).plan()
-/// # }
-/// ```
-#[derive(Debug, Clone)]
-pub struct ForwardBuilder<'a> {
-    layer: &'a DoubleRouting,
-    x: Tensor<'a>,
-    output: Option<Tensor<'a>>,
-    lengths: Option<Tensor<'a>>,
-}
-
-/// A forward that is ready to be recorded: the plan, and where its results lie.
-///
-/// ```no_run
-/// # use double_routing::{Forward, wgpu};
-/// # fn record(forward: &Forward, encoder: &mut wgpu::CommandEncoder) {
-/// forward.record(&mut encoder.begin_compute_pass(&Default::default()));
-/// println!("weights: {:?}", forward.w().shape());
-/// # }
-/// ```
-#[derive(Debug)]
-pub struct Forward {
-    plan: Plan,
-    h: Option<Owned>,
-    logits: Owned,
-    w: Owned,
-    routed: Option<Owned>,
-    y: Owned,
-}
-
-impl<'a> ForwardBuilder<'a> {
-    /// Writes y to a tensor of the caller's, f32 `[…, O]`, instead of a buffer of the forward's own.
-    ///
-    /// ```no_run
-    /// # use double_routing::{ForwardBuilder, Tensor};
-    /// # fn output<'a>(forward: ForwardBuilder<'a>, y: Tensor<'a>) -> ForwardBuilder<'a> {
-    /// forward.output(y)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn output(mut self, y: Tensor<'a>) -> Self {
-        self.output = Some(y);
-        self
-    }
-
-    /// How many positions of axis 1 count, u32, one for each index of axis 0. The others get weight 0; where none counts,
-    /// y is d (what every token shares), never NaN.
-    ///
-    /// ```no_run
-    /// # use double_routing::{ForwardBuilder, Tensor};
-    /// # fn masked<'a>(forward: ForwardBuilder<'a>, lengths: Tensor<'a>) -> ForwardBuilder<'a> {
-    /// forward.lengths(lengths)
-    /// # }
-    /// ```
-    #[must_use]
-    pub fn lengths(mut self, lengths: Tensor<'a>) -> Self {
-        self.lengths = Some(lengths);
-        self
-    }
-
-    /// Checks everything, makes the intermediate buffers and builds the steps.
-    ///
-    /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for tensors that do not fit, [`Error::Limit`] where an
-    /// intermediate exceeds the device's largest buffer. Where memory runs out, see [`Gpu::error_scope`].
-    ///
-    /// ```no_run
-    /// # use double_routing::{Forward, ForwardBuilder, Result};
-    /// # fn plan(forward: ForwardBuilder<'_>) -> Result<Forward> {
-    /// forward.plan()
-    /// # }
-    /// ```
-    pub fn plan(&self) -> Result<Forward> {
-        let layer = self.layer;
-        let gpu = &layer.gpu;
-        let shape = self.x.shape();
-        let input = layer.dimensions.input;
-        let [leading @ .., features] = shape else {
-            return Err(Error::shape(NAME, "x has no dimension, expected [B, S, in], [N, in] or more"));
-        };
-        if leading.is_empty() {
-            return Err(Error::shape(
-                NAME,
-                format!("x is {shape:?}: softmax runs over axis 1, so its rank must be 2 or more"),
-            ));
-        }
-        if *features != input {
-            let weight = [layer.dimensions.attention, input];
-            return Err(Error::shape(NAME, format!("x is {shape:?}, embedding.weight is {weight:?}")));
-        }
-        if let Some(lengths) = &self.lengths
-            && lengths.shape() != [leading[0]]
-        {
-            let wanted = [leading[0]];
-            return Err(Error::shape(NAME, format!("lengths are {:?}, x {shape:?} needs {wanted:?}", lengths.shape())));
-        }
-        let scratch =
-            |label: &'static str, width: usize| Owned::new(gpu, label, Element::F32, &[leading, &[width]].concat());
-        let invariant = layer.settings.batch_invariant;
-        let mut plan = Plan::default();
-
-        let mut between = Vec::new();
-        for map in &layer.before {
-            let result = scratch("activation", map.shape[0])?;
-            let from = between.last().map_or_else(|| self.x.clone(), Owned::tensor);
-            let mut product = Matmul::new(from, map.weight(), result.tensor()).transposed().batch_invariant(invariant);
-            if let Some(bias) = map.bias() {
-                product = product.bias(bias);
-            }
-            plan.append(product.plan(gpu)?);
-            between.push(result);
-        }
-
-        let logits = scratch("logits", 1)?;
-        let attended = match between.first() {
-            Some(first) if layer.attends_first => first.tensor(),
-            _ => self.x.clone(),
-        };
-        let mut attend = Attend::new(attended, layer.attention.weight(), logits.tensor());
-        if let Some(bias) = layer.attention.bias() {
-            attend = attend.bias(bias);
-        }
-        plan.append(attend.plan(gpu)?);
-
-        let w = scratch("w", 1)?;
-        let mut softmax = Softmax::new(logits.tensor(), w.tensor(), 1).batch_invariant(invariant);
-        if let Some(lengths) = &self.lengths {
-            softmax = softmax.lengths(lengths.clone());
-        }
-        plan.append(softmax.plan(gpu)?);
-
-        let y = match &self.output {
-            Some(y) => {
-                let wanted = [leading, &[layer.dimensions.output]].concat();
-                if y.shape() != wanted {
-                    return Err(Error::shape(NAME, format!("y is {:?}, x {shape:?} gives {wanted:?}", y.shape())));
-                }
-                // Some orders read x in an earlier dispatch than they write y in, but a plan is recorded more than once.
-                self.x.check_apart(NAME, "x", y)?;
-                if let Some(lengths) = &self.lengths {
-                    lengths.check_apart(NAME, "lengths", y)?;
-                }
-                Owned::of(y)
-            }
-            None => scratch("y", layer.dimensions.output)?,
-        };
-        let y_tensor = self.output.clone().unwrap_or_else(|| y.tensor());
-        let routed = match &layer.after {
-            Some(_) => Some(scratch("routed", layer.routed.shape[0])?),
-            None => None,
-        };
-        let from = between.last().map_or_else(|| self.x.clone(), Owned::tensor);
-        let to = routed.as_ref().map_or_else(|| y_tensor.clone(), Owned::tensor);
-        let outer = layer.outer.weight().reshape(&layer.outer.shape[..1]);
-        let mut route = Route::new(from, layer.routed.weight(), w.tensor(), to).outer(outer).batch_invariant(invariant);
-        if let Some(inner) = layer.routed.bias() {
-            route = route.inner(inner);
-        }
-        plan.append(route.plan(gpu)?);
-        if let (Some(map), Some(routed)) = (&layer.after, &routed) {
-            let mut product =
-                Matmul::new(routed.tensor(), map.weight(), y_tensor).transposed().batch_invariant(invariant);
-            if let Some(bias) = map.bias() {
-                product = product.bias(bias);
-            }
-            plan.append(product.plan(gpu)?);
-        }
-
-        for own in between.iter().chain([&logits, &w]).chain(&routed) {
-            plan.keep(own.buffer().clone());
-        }
-        let h = between.into_iter().next().filter(|_| layer.attends_first);
-        Ok(Forward { plan, h, logits, w, routed, y })
-    }
-}
-
-impl Forward {
-    /// Records every step. Submits nothing, waits for nothing, allocates nothing.
-    ///
-    /// ```no_run
-    /// # use double_routing::{Forward, wgpu};
-    /// # fn record(forward: &Forward, encoder: &mut wgpu::CommandEncoder) {
-    /// forward.record(&mut encoder.begin_compute_pass(&Default::default()));
-    /// # }
-    /// ```
-    pub fn record(&self, pass: &mut wgpu::ComputePass<'_>) {
-        self.plan.record(pass);
-    }
-
-    /// The steps and what they need.
-    ///
-    /// ```no_run
-    /// # fn show(forward: &double_routing::Forward) {
-    /// println!("{} dispatches, {} bytes", forward.plan().steps().len(), forward.plan().scratch_bytes());
-    /// # }
-    /// ```
-    pub fn plan(&self) -> &Plan {
-        &self.plan
-    }
-
-    /// The routing weights, `[…, 1]`: x's shape with the last axis 1.
-    ///
-    /// ```no_run
-    /// # async fn read(gpu: &double_routing::Gpu, forward: &double_routing::Forward) -> double_routing::Result<Vec<u8>> {
-    /// gpu.read(&forward.w()).await
-    /// # }
-    /// ```
-    pub fn w(&self) -> Tensor<'_> {
-        self.w.tensor()
-    }
-
-    /// The result, `[…, O]`.
-    ///
-    /// ```no_run
-    /// # async fn read(gpu: &double_routing::Gpu, forward: &double_routing::Forward) -> double_routing::Result<Vec<u8>> {
-    /// gpu.read(&forward.y()).await
-    /// # }
-    /// ```
-    pub fn y(&self) -> Tensor<'_> {
-        self.y.tensor()
-    }
-
-    /// The attention logits, `[…, 1]`.
-    ///
-    /// ```no_run
-    /// # async fn read(gpu: &double_routing::Gpu, forward: &double_routing::Forward) -> double_routing::Result<Vec<u8>> {
-    /// gpu.read(&forward.logits()).await
-    /// # }
-    /// ```
-    pub fn logits(&self) -> Tensor<'_> {
-        self.logits.tensor()
-    }
-
-    /// The embedding, `[…, A]`, where the order computes it.
-    ///
-    /// ```no_run
-    /// # fn shape(forward: &double_routing::Forward) -> Option<Vec<usize>> {
-    /// forward.h().map(|h| h.shape().to_vec())
-    /// # }
-    /// ```
-    pub fn h(&self) -> Option<Tensor<'_>> {
-        self.h.as_ref().map(Owned::tensor)
-    }
-
-    /// `routing1(h * w)`, `[…, R]`, in the plan as written.
-    ///
-    /// ```no_run
-    /// # fn shape(forward: &double_routing::Forward) -> Option<Vec<usize>> {
-    /// forward.routed().map(|routed| routed.shape().to_vec())
-    /// # }
-    /// ```
-    pub fn routed(&self) -> Option<Tensor<'_>> {
-        self.routed.as_ref().map(Owned::tensor)
+        ForwardBuilder::new(self, x)
     }
 }

@@ -83,6 +83,19 @@ impl Order {
         best
     }
 
+    /// The same for a layer with several paths, whose maps end at routing1: [`Order::Routing`], folded up to there, or
+    /// [`Order::Embedding`], which keeps a narrow embedding.
+    ///
+    /// ```
+    /// use double_routing::{Dimensions, Order};
+    /// let narrow = Dimensions { input: 1024, attention: 8, routing: 512, output: 1024 };
+    /// assert_eq!(Order::cheapest_with_paths(narrow), Order::Embedding);
+    /// ```
+    pub fn cheapest_with_paths(dimensions: Dimensions) -> Self {
+        let Dimensions { input, attention: a, routing: r, .. } = dimensions;
+        if input * r <= input * a + a * r { Self::Routing } else { Self::Embedding }
+    }
+
     /// What the order costs for this many tokens.
     ///
     /// ```
@@ -138,9 +151,45 @@ impl From<&Linear> for Map {
 }
 
 impl Ordered {
-    /// Folds in f64; a map that is not folded stays in the type it came in.
-    pub fn new(weights: &Weights, order: Order) -> Self {
-        let Weights { embedding, attention, routing1, routing2 } = weights;
+    /// Folds in f64; a map that is not folded stays in the type it came in. Where tokens are selected, a folded attention row
+    /// reads x, so that nothing but it is multiplied with every token. Several paths come behind routing1: of the orders only whether
+    /// the maps up to there are folded is left.
+    pub fn new(weights: &Weights, order: Order, selecting: bool) -> Self {
+        let mut ordered =
+            if weights.path_gate.is_some() { Self::up_to_paths(weights, order) } else { Self::dense(weights, order) };
+        if selecting && order != Order::AsWritten && ordered.attends_first {
+            ordered.attention = folded_attention(weights);
+            ordered.attends_first = false;
+        }
+        ordered
+    }
+
+    fn up_to_paths(weights: &Weights, order: Order) -> Self {
+        let Weights { embedding, attention, routing1, .. } = weights;
+        let outer = routing1.bias.clone();
+        if matches!(order, Order::Whole | Order::Routing) {
+            let routed = folded_routing1(weights);
+            return Self {
+                before: vec![],
+                attention: folded_attention(weights),
+                attends_first: false,
+                routed,
+                outer,
+                after: None,
+            };
+        }
+        Self {
+            before: vec![embedding.into()],
+            attention: attention.into(),
+            attends_first: true,
+            routed: Map { bias: None, ..routing1.into() },
+            outer,
+            after: None,
+        }
+    }
+
+    fn dense(weights: &Weights, order: Order) -> Self {
+        let Weights { embedding, attention, routing1, routing2, .. } = weights;
         let Dimensions { input, attention: a, routing: r, output: o } = weights.dimensions();
         if order == Order::AsWritten {
             return Self {
@@ -154,32 +203,20 @@ impl Ordered {
         }
         let (we, be) = (embedding.weight.to_f64(), embedding.bias.to_f64());
         let (w1, w2) = (routing1.weight.to_f64(), routing2.weight.to_f64());
-        let row = attention.weight.to_f64();
         // d = W2·b1 + b2, whatever the order.
         let mut d = product(&w2, &routing1.bias.to_f64(), o, r, 1);
         d.iter_mut().zip(routing2.bias.to_f64()).for_each(|(d, b2)| *d += b2);
-        let folded = |weight: Vec<f64>, shape: [usize; 2], bias: Option<Vec<f64>>| Map {
-            weight: rounded(&weight),
-            shape,
-            bias: bias.map(|bias| rounded(&bias)),
-        };
-        let folded_attention = || {
-            let bias = dot(&row, &be) + attention.bias.to_f64()[0];
-            folded(product(&row, &we, 1, a, input), [1, input], Some(vec![bias]))
-        };
         let w21 = || product(&w2, &w1, o, r, a);
-        let w1e = || product(&w1, &we, r, a, input);
         let without_bias = |linear: &Linear| Map { bias: None, ..linear.into() };
         let (before, attention, attends_first, routed) = match order {
             Order::Whole | Order::AsWritten => {
                 let w21 = w21();
                 let whole = folded(product(&w21, &we, o, a, input), [o, input], Some(product(&w21, &be, o, a, 1)));
-                (vec![], folded_attention(), false, whole)
+                (vec![], folded_attention(weights), false, whole)
             }
             Order::Embedding => (vec![embedding.into()], attention.into(), true, folded(w21(), [o, a], None)),
             Order::Routing => {
-                let first = folded(w1e(), [r, input], Some(product(&w1, &be, r, a, 1)));
-                (vec![first], folded_attention(), false, without_bias(routing2))
+                (vec![folded_routing1(weights)], folded_attention(weights), false, without_bias(routing2))
             }
             Order::Apart => {
                 let maps = vec![embedding.into(), without_bias(routing1)];
@@ -188,6 +225,27 @@ impl Ordered {
         };
         Self { before, attention, attends_first, routed, outer: rounded(&d), after: None }
     }
+}
+
+fn folded(weight: Vec<f64>, shape: [usize; 2], bias: Option<Vec<f64>>) -> Map {
+    Map { weight: rounded(&weight), shape, bias: bias.map(|bias| rounded(&bias)) }
+}
+
+/// The attention row as it reads x.
+fn folded_attention(weights: &Weights) -> Map {
+    let Dimensions { input, attention: a, .. } = weights.dimensions();
+    let (we, be) = (weights.embedding.weight.to_f64(), weights.embedding.bias.to_f64());
+    let row = weights.attention.weight.to_f64();
+    let bias = dot(&row, &be) + weights.attention.bias.to_f64()[0];
+    folded(product(&row, &we, 1, a, input), [1, input], Some(vec![bias]))
+}
+
+/// routing1 as it reads x, without its own bias.
+fn folded_routing1(weights: &Weights) -> Map {
+    let Dimensions { input, attention: a, routing: r, .. } = weights.dimensions();
+    let (we, be) = (weights.embedding.weight.to_f64(), weights.embedding.bias.to_f64());
+    let w1 = weights.routing1.weight.to_f64();
+    folded(product(&w1, &we, r, a, input), [r, input], Some(product(&w1, &be, r, a, 1)))
 }
 
 fn rounded(values: &[f64]) -> Values {

@@ -17,6 +17,13 @@ pub struct Output {
     pub y: Vec<f32>,
     /// The routing weights, `[…, 1]`.
     pub w: Vec<f32>,
+    /// The selected positions of each sequence, `[B, k]`, the heaviest first; `u32::MAX` where there are no more. Empty where no
+    /// token is left out.
+    pub indices: Vec<u32>,
+    /// The paths of each routed token, `[rows, e]`, and what they weigh. Empty where there is one path.
+    pub ids: Vec<u32>,
+    /// `[rows, e]`.
+    pub gates: Vec<f32>,
 }
 
 /// A forward of one shape with buffers of its own, to be run any number of times.
@@ -125,9 +132,18 @@ impl Session<'_> {
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         self.forward.record(&mut encoder.begin_compute_pass(&Default::default()));
         gpu.queue().submit([encoder.finish()]);
-        let (y, w) = (gpu.read(&self.forward.y()), gpu.read(&self.forward.w()));
+        let forward = &self.forward;
+        let read = |tensor: Option<Tensor<'_>>| tensor.map(|tensor| gpu.read(&tensor));
+        let (y, w) = (gpu.read(&forward.y()), gpu.read(&forward.w()));
+        let (indices, ids, gates) = (read(forward.indices()), read(forward.ids()), read(forward.gates()));
         scope.close().await?;
-        Ok(Output { y: bytemuck::pod_collect_to_vec(&y.await?), w: bytemuck::pod_collect_to_vec(&w.await?) })
+        Ok(Output {
+            y: bytemuck::pod_collect_to_vec(&y.await?),
+            w: bytemuck::pod_collect_to_vec(&w.await?),
+            indices: collect(indices).await?,
+            ids: collect(ids).await?,
+            gates: collect(gates).await?,
+        })
     }
 
     /// The forward that runs.
@@ -139,5 +155,13 @@ impl Session<'_> {
     /// ```
     pub fn forward(&self) -> &Forward {
         &self.forward
+    }
+}
+
+/// What was read, if anything was.
+async fn collect<T: bytemuck::AnyBitPattern>(read: Option<impl Future<Output = Result<Vec<u8>>>>) -> Result<Vec<T>> {
+    match read {
+        Some(bytes) => Ok(bytes.await?.chunks_exact(size_of::<T>()).map(bytemuck::pod_read_unaligned).collect()),
+        None => Ok(Vec::new()),
     }
 }

@@ -3,7 +3,10 @@
 use half::{bf16, f16};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
-use crate::{Element, Error, Result, reference::Layer};
+use crate::{
+    Element, Error, Result,
+    reference::{Layer, Paths},
+};
 
 /// Numbers in one of the types that weights may be stored in.
 ///
@@ -199,6 +202,23 @@ impl Linear {
     pub fn new(weight: impl Into<Values>, shape: [usize; 2], bias: impl Into<Values>) -> Self {
         Self { weight: weight.into(), shape, bias: bias.into() }
     }
+
+    /// Whether the values fill the shape.
+    fn check(&self, name: &str) -> Result<()> {
+        let [out, features] = self.shape;
+        if Some(self.weight.len()) != out.checked_mul(features) {
+            let (values, shape) = (self.weight.len(), self.shape);
+            return Err(Error::Weights(format!("{name}.weight has {values} values for {shape:?}")));
+        }
+        if self.bias.len() != out {
+            let (bias, shape) = (self.bias.len(), self.shape);
+            return Err(Error::Weights(format!("{name}.bias is [{bias}], {name}.weight {shape:?} needs [{out}]")));
+        }
+        if out == 0 || features == 0 {
+            return Err(Error::Weights(format!("{name}.weight is {:?}: a dimension is 0", self.shape)));
+        }
+        Ok(())
+    }
 }
 
 /// The dimensions of a layer, read from its weights.
@@ -226,7 +246,7 @@ impl std::fmt::Display for Dimensions {
     }
 }
 
-/// The eight tensors of a double-routing layer, checked against each other.
+/// The tensors of a double-routing layer, checked against each other: eight, or with several paths those of the path gate too.
 ///
 /// ```
 /// use double_routing::{Linear, Weights};
@@ -244,7 +264,10 @@ pub struct Weights {
     pub(crate) embedding: Linear,
     pub(crate) attention: Linear,
     pub(crate) routing1: Linear,
+    /// One path's map, or those of all paths, one below the other: `[P·O, R]`.
     pub(crate) routing2: Linear,
+    /// `[P, R]`, where there are several paths.
+    pub(crate) path_gate: Option<Linear>,
 }
 
 impl Weights {
@@ -263,24 +286,7 @@ impl Weights {
         let maps =
             [("embedding", &embedding), ("attention", &attention), ("routing1", &routing1), ("routing2", &routing2)];
         for (name, map) in maps {
-            let [out, features] = map.shape;
-            if Some(map.weight.len()) != out.checked_mul(features) {
-                return Err(Error::Weights(format!(
-                    "{name}.weight has {} values for {:?}",
-                    map.weight.len(),
-                    map.shape
-                )));
-            }
-            if map.bias.len() != out {
-                let bias = map.bias.len();
-                return Err(Error::Weights(format!(
-                    "{name}.bias is [{bias}], {name}.weight {:?} needs [{out}]",
-                    map.shape
-                )));
-            }
-            if out == 0 || features == 0 {
-                return Err(Error::Weights(format!("{name}.weight is {:?}: a dimension is 0", map.shape)));
-            }
+            map.check(name)?;
         }
         let [a, _] = embedding.shape;
         let [r, routing1_in] = routing1.shape;
@@ -294,12 +300,65 @@ impl Weights {
         if routing2_in != r {
             return Err(disagree("routing2.weight", routing2.shape, "routing1.weight", routing1.shape, [o, r]));
         }
-        Ok(Self { embedding, attention, routing1, routing2 })
+        Ok(Self { embedding, attention, routing1, routing2, path_gate: None })
+    }
+
+    /// The same maps up to routing1, and several paths behind it: the path gate `[P, R]`, and routing2 as `[P·O, R]`, the maps of the paths
+    /// one below the other.
+    ///
+    /// # Errors
+    /// As [`Weights::new`], and where routing2's rows are no multiple of P.
+    ///
+    /// ```
+    /// use double_routing::{Linear, Weights};
+    /// let linear = |out, features| Linear::new(vec![0.1f32; out * features], [out, features], vec![0.0f32; out]);
+    /// // 6 paths from 2 features to 5.
+    /// let weights = Weights::with_paths(linear(4, 3), linear(1, 4), linear(2, 4), linear(6, 2), linear(6 * 5, 2))?;
+    /// assert_eq!((weights.paths(), weights.dimensions().output), (6, 5));
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn with_paths(
+        embedding: Linear,
+        attention: Linear,
+        routing1: Linear,
+        path_gate: Linear,
+        routing2: Linear,
+    ) -> Result<Self> {
+        path_gate.check("path_gate")?;
+        let dense = Self::new(embedding, attention, routing1, routing2)?;
+        let [paths, gate_in] = path_gate.shape;
+        let [r, _] = dense.routing1.shape;
+        if gate_in != r {
+            return Err(disagree(
+                "path_gate.weight",
+                path_gate.shape,
+                "routing1.weight",
+                dense.routing1.shape,
+                [paths, r],
+            ));
+        }
+        let [rows, _] = dense.routing2.shape;
+        if !rows.is_multiple_of(paths) {
+            return Err(Error::Weights(format!("routing2.weight has {rows} rows for {paths} paths")));
+        }
+        Ok(Self { path_gate: Some(path_gate), ..dense })
+    }
+
+    /// P: the paths of the second level.
+    ///
+    /// ```no_run
+    /// # fn show(weights: &double_routing::Weights) {
+    /// println!("{} paths", weights.paths());
+    /// # }
+    /// ```
+    pub fn paths(&self) -> usize {
+        self.path_gate.as_ref().map_or(1, |gate| gate.shape[0])
     }
 
     /// Weights from the bytes of a safetensors file, under PyTorch's `state_dict` names behind `prefix` (`""`, or
-    /// `"model.router."` for `model.router.embedding.weight` and so on). Types F32, F16 and BF16. The file is not trusted:
-    /// whatever is wrong with it is an error.
+    /// `"model.router."` for `model.router.embedding.weight` and so on). Types F32, F16 and BF16. With `path_gate.weight` `[P, R]` and its bias there
+    /// are P paths: `routing2.weight` is `[P, O, R]` then, `routing2.bias` `[P, O]`. The file is not trusted: whatever is wrong with
+    /// it is an error.
     ///
     /// # Errors
     /// [`Error::Weights`] for a file that is malformed, lacks a tensor, or whose shapes do not fit each other;
@@ -330,7 +389,34 @@ impl Weights {
             }
             Ok(Linear { weight, shape: [out, features], bias })
         };
-        Self::new(linear("embedding")?, linear("attention")?, linear("routing1")?, linear("routing2")?)
+        let (embedding, attention, routing1) = (linear("embedding")?, linear("attention")?, linear("routing1")?);
+        if file.tensor(&format!("{prefix}path_gate.weight")).is_err() {
+            return Self::new(embedding, attention, routing1, linear("routing2")?);
+        }
+        let path_gate = linear("path_gate")?;
+        let [paths, _] = path_gate.shape;
+        let (weight, shape) = tensor("routing2.weight")?;
+        let (bias, bias_shape) = tensor("routing2.bias")?;
+        let gate = path_gate.shape;
+        match (shape.as_slice(), bias_shape.as_slice()) {
+            (&[of_weight, out, features], &[of_bias, bias_out])
+                if of_weight == paths && [of_bias, bias_out] == [paths, out] =>
+            {
+                let rows = paths.checked_mul(out).ok_or_else(|| {
+                    Error::Weights(format!("{prefix}routing2.weight is {shape:?}, more than can be counted"))
+                })?;
+                Self::with_paths(
+                    embedding,
+                    attention,
+                    routing1,
+                    path_gate,
+                    Linear { weight, shape: [rows, features], bias },
+                )
+            }
+            _ => Err(Error::Weights(format!(
+                "{prefix}routing2.weight is {shape:?} and its bias {bias_shape:?}, path_gate.weight {gate:?} needs [{paths}, O, R] and [{paths}, O]"
+            ))),
+        }
     }
 
     /// The layer's dimensions.
@@ -342,8 +428,8 @@ impl Weights {
     /// ```
     pub fn dimensions(&self) -> Dimensions {
         let [attention, input] = self.embedding.shape;
-        let [output, routing] = self.routing2.shape;
-        Dimensions { input, attention, routing, output }
+        let [rows, routing] = self.routing2.shape;
+        Dimensions { input, attention, routing, output: rows / self.paths() }
     }
 
     /// The first NaN or infinity: the tensor's name and its position.
@@ -365,10 +451,31 @@ impl Weights {
             ("routing2.bias", &self.routing2.bias),
         ]
         .into_iter()
+        .chain(
+            self.path_gate.iter().flat_map(|gate| [("path_gate.weight", &gate.weight), ("path_gate.bias", &gate.bias)]),
+        )
         .find_map(|(name, values)| values.first_non_finite().map(|at| (name, at)))
     }
 
-    /// The same weights for the CPU reference; exact.
+    /// The paths of the second level for the CPU reference, where there are several; exact.
+    ///
+    /// ```no_run
+    /// # fn check(weights: &double_routing::Weights) {
+    /// assert!(weights.paths_to_reference().is_some());
+    /// # }
+    /// ```
+    pub fn paths_to_reference(&self) -> Option<Paths<f64>> {
+        let gate = self.path_gate.as_ref()?;
+        Some(Paths {
+            count: self.paths(),
+            gate_weight: gate.weight.to_f64(),
+            gate_bias: gate.bias.to_f64(),
+            weight: self.routing2.weight.to_f64(),
+            bias: self.routing2.bias.to_f64(),
+        })
+    }
+
+    /// The same weights for the CPU reference; exact. Where there are several paths it ends before them, with `output` 0.
     ///
     /// ```no_run
     /// # fn check(weights: &double_routing::Weights, x: &[f64]) {
@@ -377,6 +484,8 @@ impl Weights {
     /// ```
     pub fn to_reference(&self) -> Layer<f64> {
         let Dimensions { input, attention, routing, output } = self.dimensions();
+        let one = |values: &Values| if self.path_gate.is_none() { values.to_f64() } else { Vec::new() };
+        let output = if self.path_gate.is_none() { output } else { 0 };
         Layer {
             input,
             attention,
@@ -388,8 +497,8 @@ impl Weights {
             attention_bias: self.attention.bias.to_f64(),
             routing1_weight: self.routing1.weight.to_f64(),
             routing1_bias: self.routing1.bias.to_f64(),
-            routing2_weight: self.routing2.weight.to_f64(),
-            routing2_bias: self.routing2.bias.to_f64(),
+            routing2_weight: one(&self.routing2.weight),
+            routing2_bias: one(&self.routing2.bias),
         }
     }
 }
