@@ -161,6 +161,11 @@ pub(super) fn cases() -> Vec<Case> {
         Spec { capacity: Some(2), ..plain(5000, 8, 4096) },
         Spec { ids: Ids::Crowded, ..plain(3000, 1, 65_536) },
         Spec { ids: Ids::Last, ..plain(50, 1, 65_536) },
+        // As often as lanes may loop: the largest chunk, alone and followed by another.
+        Spec { counted: true, ..plain(16_384, 1, 65_536) },
+        plain(17_000, 1, 16_000),
+        plain(5, 33, 60),
+        plain(50, 33, 60),
         plain(5000, 8, 256),
         plain(65_536, 8, 256),
         // No path at all.

@@ -229,8 +229,8 @@ impl<'a> Dispatch<'a> {
     /// Checks everything and builds the steps. Without slots there is still one: it writes the offsets and counts, which are 0.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] beyond 65 536 paths
-    /// and where a tensor exceeds a binding.
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where a tensor exceeds a
+    /// binding.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::Dispatch};
@@ -332,12 +332,10 @@ impl<'a> Dispatch<'a> {
             return Err(Error::shape(NAME, "offsets [0] need one element more than there are paths"));
         };
         if paths > MOST_PATHS {
-            return Err(Error::Limit {
-                operation: NAME,
-                what: "the number of paths".into(),
-                needed: paths,
-                allowed: MOST_PATHS,
-            });
+            return Err(Error::shape(
+                NAME,
+                format!("offsets [{ends}] are those of {paths} paths, more than the {MOST_PATHS} there may be"),
+            ));
         }
         for (name, tensor) in
             [("order", Some(&self.order)), ("positions", Some(&self.positions)), ("sequence", self.sequence.as_ref())]
