@@ -78,30 +78,25 @@ struct Params {
 //#if STAGE == whole || STAGE == count || STAGE == place
 @group(0) @binding(7) var<storage, read_write> positions: array<u32>;
 
+// What a slot or a turn out of range would read is replaced, not skipped: branches cost more than loads.
+
 // The slot of a turn; NONE behind the last.
 fn slot_of(turn: u32) -> u32 {
-    if turn >= params.slots {
-        return NONE;
-    }
+    let slots = params.slots;
 //#if SEQUENCE
-    return sequence[params.sequence_first + turn];
+    let slot = sequence[params.sequence_first + min(turn, slots - 1u)];
 //#else
-    return turn;
+    let slot = turn;
 //#endif
-}
-
-// A sequence may name what is no slot.
-fn is_slot(slot: u32) -> bool {
-    return slot < params.slots;
+    // A sequence may name what is no slot.
+    return select(NONE, slot, turn < slots && slot < slots);
 }
 
 // The path of a slot; NONE where it has none.
 fn path_of(slot: u32) -> u32 {
-    if !is_slot(slot) {
-        return NONE;
-    }
-    let path = ids[params.ids_first + slot];
-    return select(NONE, path, path < params.paths);
+    let slots = params.slots;
+    let path = ids[params.ids_first + min(slot, slots - 1u)];
+    return select(NONE, path, slot != NONE && path < params.paths);
 }
 //#endif
 
@@ -152,43 +147,41 @@ fn tallies_barrier() {
 // Counts a chunk, and leaves in positions how many slots of its path are before each slot in the chunk.
 fn count(lane: u32, chunk: u32, turns: u32) {
     let paths = params.paths;
+    let positions_first = params.positions_first;
+    let first = chunk * params.chunk;
     for (var path = lane; path < paths; path += LANES) {
         set_tally(path, chunk, 0u);
     }
-    let first = chunk * params.chunk;
-    for (var turn = 0u; turn < turns; turn += LANES) {
-        let slot = slot_of(select(NONE, first + turn + lane, turn + lane < turns));
+    for (var turn = lane; turn < turns + lane; turn += LANES) {
+        let slot = slot_of(select(NONE, first + turn, turn < turns));
         let path = path_of(slot);
 //#if LANES_BY == memory
         of_lanes[lane] = path;
 //#endif
         tallies_barrier();
         var earlier = 0u;
-        var others = 0u;
+        var same = 0u;
 //#if LANES_BY == memory
         for (var other = 0u; other < LANES; other++) {
-            let same = select(0u, 1u, of_lanes[other] == path);
-            others += same;
-            earlier += select(0u, same, other < lane);
+            let is_same = select(0u, 1u, of_lanes[other] == path);
+            same += is_same;
+            earlier += select(0u, is_same, other < lane);
         }
 //#else
 //#for L in LANES
         {
-            let same = select(0u, 1u, subgroupBroadcast(path, L) == path);
-            others += same;
-            earlier += select(0u, same, L < lane);
+            let is_same = select(0u, 1u, subgroupBroadcast(path, L) == path);
+            same += is_same;
+            earlier += select(0u, is_same, L < lane);
         }
 //#endfor
 //#endif
-        var before = 0u;
-        if path != NONE {
-            before = tally(path, chunk);
-        }
+        let before = tally(min(path, paths - 1u), chunk);
         tallies_barrier();
         if path != NONE {
-            positions[params.positions_first + slot] = before + earlier;
-            if earlier + 1u == others {
-                set_tally(path, chunk, before + others);
+            positions[positions_first + slot] = before + earlier;
+            if earlier + 1u == same {
+                set_tally(path, chunk, before + same);
             }
         }
     }
@@ -197,26 +190,28 @@ fn count(lane: u32, chunk: u32, turns: u32) {
 //#endif
 
 //#if STAGE == place || STAGE == whole
-// Turns the place of a slot in its path into its place in order. `before`: the slots of its path in earlier chunks.
-fn place(turn: u32) {
+// Turns the place of a slot in its chunk's part of its path into its place in order.
+fn place(turn: u32, chunk: u32) {
     let slot = slot_of(turn);
     let path = path_of(slot);
-    var position = NONE;
-    if path != NONE {
-        var rank = positions[params.positions_first + slot];
+    let some_path = min(path, params.paths - 1u);
+    let at = params.positions_first + min(slot, params.slots - 1u);
+    let order_first = params.order_first;
+    var rank = positions[at];
 //#if STAGE == place
-        rank += tallies[path * params.chunks + turn / params.chunk];
+    rank += tallies[some_path * params.chunks + chunk];
 //#endif
-        if rank < params.capacity {
-            position = offsets[params.offsets_first + path] + rank;
-            order[params.order_first + position] = slot;
-        }
+    let kept = path != NONE && rank < params.capacity;
+    let position = select(NONE, offsets[params.offsets_first + some_path] + rank, kept);
+    let all_kept = offsets[params.offsets_first + params.paths];
+    if slot != NONE {
+        positions[at] = position;
     }
-    if is_slot(slot) {
-        positions[params.positions_first + slot] = position;
+    if kept {
+        order[order_first + position] = slot;
     }
-    if turn >= offsets[params.offsets_first + params.paths] {
-        order[params.order_first + turn] = NONE;
+    if turn >= all_kept {
+        order[order_first + turn] = NONE;
     }
 }
 //#endif
@@ -290,7 +285,7 @@ fn main(
     storageBarrier();
     // The lane that counted a turn also places it.
     for (var turn = lane; turn < slots; turn += LANES) {
-        place(turn);
+        place(turn, 0u);
     }
 //#endif
 //#if STAGE == count
@@ -337,7 +332,8 @@ fn main(
 //#if STAGE == place
     let turn = index * LANES + lane;
     if turn < params.slots {
-        place(turn);
+        // A chunk is a multiple of LANES.
+        place(turn, index * LANES / params.chunk);
     }
 //#endif
 }

@@ -31,7 +31,7 @@ fn refuses_operands_that_do_not_fit() {
     assert_eq!(refusal(with(&[0], &[10], &[5, 2])), "dispatch: offsets [0] need one element more than there are paths");
     assert_eq!(
         refusal(with(&[65_538], &[10], &[5, 2])),
-        "dispatch: the number of paths needs 65537, the device allows 65536"
+        "dispatch: offsets [65538] are those of 65537 paths, more than the 65536 there may be"
     );
     assert_eq!(refusal(with(&[4], &[11], &[5, 2])), "dispatch: order [11] must have as many elements as ids [5, 2]");
     assert_eq!(refusal(with(&[4], &[10], &[5])), "dispatch: positions [5] must have as many elements as ids [5, 2]");

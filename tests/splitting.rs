@@ -12,7 +12,7 @@ mod common;
 use common::{gpus, random, random_weights, storage, wait};
 use double_routing::{
     DoubleRouting, Gpu, Order, Settings, Tensor, bytemuck,
-    kernels::{Attend, Matmul, Route, Softmax},
+    kernels::{Attend, Combine, Dispatch, Matmul, Route, Softmax},
     wgpu,
 };
 
@@ -92,6 +92,21 @@ fn kernels_cut_into_parts_give_the_same_bits() {
                 Softmax::new(f32(&b[0], &shape), f32(y, &shape), 1).plan(gpu).expect("a plan")
             });
         }
+        // Two batches of 8 rows, 31 results and 29 rows of y; positions and targets travel as the bits of floats.
+        let bits = |count: u32, end: u32| (0..count).map(|i| f32::from_bits(i * 7 % end)).collect();
+        let inputs = [random(14, 2 * 8 * 50), bits(2 * 31 * 3, 9), random(15, 2 * 31 * 3), random(16, 2 * 31 * 50)];
+        compare("combine", 4, &inputs, 2 * 31 * 50, &|gpu, b, y| {
+            let positions = Tensor::u32(&b[1], &[2, 31, 3]);
+            let combine = Combine::new(f32(&b[0], &[2, 8, 50]), positions, f32(y, &[2, 31, 50]));
+            combine.gates(f32(&b[2], &[2, 31, 3])).plus(f32(&b[3], &[2, 31, 50])).plan(gpu).expect("a plan")
+        });
+        let inputs = [random(17, 2 * 5 * 3), bits(2 * 300 * 3, 6), bits(2 * 300, 401), random(18, 2 * 150 * 3)];
+        compare("combine to targets", 3, &inputs, 2 * 150 * 3, &|gpu, b, y| {
+            let positions = Tensor::u32(&b[1], &[2, 300, 3]);
+            let combine = Combine::new(f32(&b[0], &[2, 5, 3]), positions, f32(y, &[2, 150, 3]));
+            let targets = Tensor::u32(&b[2], &[2, 300]);
+            combine.targets(targets).skip(f32(&b[3], &[2, 150, 3])).plan(gpu).expect("a plan")
+        });
     }
 }
 
@@ -138,5 +153,16 @@ fn a_single_row_beyond_a_binding_is_refused() {
         let product = Matmul::new(Tensor::f32(&x, &long), Tensor::f32(&v, &[2000, 3]), Tensor::f32(&y, &[2, 3]));
         let refusal = product.plan(&gpu).expect_err("too long");
         assert_eq!(refusal.to_string(), format!("matmul: a row of a in bytes needs 8000, the device allows {limit}"));
+        let (positions, wide) = (Tensor::u32(&v, &[2, 1]), Tensor::f32(&y, &long));
+        let refusal = Combine::new(Tensor::f32(&x, &long), positions.clone(), wide).plan(&gpu).expect_err("too long");
+        assert_eq!(refusal.to_string(), format!("combine: a row in bytes needs 8000, the device allows {limit}"));
+        let many = Combine::new(Tensor::f32(&x, &[600, 2]), positions, Tensor::f32(&y, &[2, 2]));
+        let refusal = many.plan(&gpu).expect_err("too many").to_string();
+        assert_eq!(refusal, "combine: binding rows in bytes needs 4800, the device allows 4096");
+        let [order, positions] = [(); 2].map(|()| buffer());
+        let words = |buffer| Tensor::u32(buffer, &[2000]);
+        let many = Dispatch::new(words(&x), Tensor::u32(&y, &[3]), words(&order), words(&positions));
+        let refusal = many.plan(&gpu).expect_err("too many").to_string();
+        assert_eq!(refusal, "dispatch: binding ids in bytes needs 8000, the device allows 4096");
     }
 }

@@ -126,7 +126,7 @@ pub(super) fn cases() -> Vec<Case> {
             specs.push(Spec { counted: tokens % 2 == 1, ..plain(tokens, each, paths) });
         }
     }
-    for (tokens, each) in [(3, 2), (37, 6), (128, 8), (5000, 1), (1300, 8)] {
+    for (tokens, each) in [(37, 6), (128, 8), (1300, 8)] {
         let slots = (tokens * each) as u32;
         for ids in [Ids::Spread, Ids::Crowded, Ids::Last, Ids::Sparse, Ids::Nowhere] {
             for sequence in [false, true] {
@@ -149,7 +149,7 @@ pub(super) fn cases() -> Vec<Case> {
             specs.push(Spec { sequence: true, counted: true, capacity: Some(20), ..sparse });
         }
     }
-    // One more and one fewer than one workgroup does, and than a chunk and a round of lanes have.
+    // One more and one fewer than one workgroup does, and than chunks have.
     for tokens in [1023, 1024, 1025, 2047, 2048, 2049, 4103] {
         specs.push(Spec { counted: true, ..plain(tokens, 1, 5) });
         specs.push(Spec { counted: true, sequence: true, ids: Ids::Sparse, ..plain(tokens, 1, 2500) });
@@ -161,6 +161,11 @@ pub(super) fn cases() -> Vec<Case> {
         Spec { capacity: Some(2), ..plain(5000, 8, 4096) },
         Spec { ids: Ids::Crowded, ..plain(3000, 1, 65_536) },
         Spec { ids: Ids::Last, ..plain(50, 1, 65_536) },
+        // As often as lanes may loop: the largest chunk, alone and followed by another.
+        Spec { counted: true, ..plain(16_384, 1, 65_536) },
+        plain(17_000, 1, 16_000),
+        plain(5, 33, 60),
+        plain(50, 33, 60),
         plain(5000, 8, 256),
         plain(65_536, 8, 256),
         // No path at all.

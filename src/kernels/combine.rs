@@ -76,8 +76,8 @@ const BLOCK: u32 = 4;
 /// On software adapters, the fewest columns that are worth a workgroup: two quads for each lane.
 const ALONE_COLUMNS: u64 = 64;
 
-/// Software Vulkan drivers stop an invocation after 65 535 iterations.
-const MOST_ITERATIONS: u64 = 60_000;
+/// Software Vulkan drivers stop an invocation after 65 535 iterations, and it goes through the slots of its quads.
+const MOST_SLOTS: u64 = 60_000;
 
 /// How rows are read.
 #[derive(Debug, Clone, Copy)]
@@ -131,7 +131,7 @@ fn fill(y: &'static str, skipping: bool) -> Variant {
 ///
 /// `y[t] = Σ_j gate[t, j] · rows[positions[t, j]] + plus[t]`, added in the order of j; a position of N or more, such as `u32::MAX`, adds
 /// nothing, whatever its gate. Dimensions before the last two are batches, the same in all tensors; positions and targets count within
-/// their batch. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| + |plus|); with one slot, no gates and no `plus` rows are copied as they are.
+/// their batch. A result may have 60 000 slots. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| + |plus|); with one slot, no gates and no `plus` rows are copied as they are.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Combine};
@@ -248,7 +248,7 @@ impl<'a> Combine<'a> {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where `rows`, a `y` with targets,
-    /// or a single row of another tensor exceeds a binding, and beyond 60 000 slots of a result.
+    /// or a single row of another tensor exceeds a binding.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::Combine};
@@ -264,12 +264,8 @@ impl<'a> Combine<'a> {
         }
         let limit = gpu.unaligned_limit();
         let row = 4 * shape.columns.max(shape.slots);
-        for (what, needed, allowed) in
-            [("a row in bytes", row, limit), ("the number of slots of a result", shape.slots, MOST_ITERATIONS)]
-        {
-            if needed > allowed {
-                return Err(Error::Limit { operation: NAME, what: what.into(), needed, allowed });
-            }
+        if row > limit {
+            return Err(Error::Limit { operation: NAME, what: "a row in bytes".into(), needed: row, allowed: limit });
         }
         let parts = |count: u64, each: u64| {
             (0..count.div_ceil(each)).map(move |part| (part * each, each.min(count - part * each)))
@@ -341,8 +337,7 @@ impl<'a> Combine<'a> {
             ..Params::default()
         };
         let blocks = columns.div_ceil(u64::from(4 * ALONE_LANES * BLOCK));
-        let alone =
-            Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_ITERATIONS;
+        let alone = Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_SLOTS;
         let access =
             if alone { rows.load_access(gpu, Element::F32, &[columns]) } else { store_access(&rows, &[columns]) };
         let moved = slots == 1 && gates.is_none() && plus.is_none();
@@ -390,6 +385,12 @@ impl<'a> Combine<'a> {
                 )),
             }
         };
+        if *slots as u64 > MOST_SLOTS {
+            return Err(Error::shape(
+                NAME,
+                format!("positions {positions:?} give a result {slots} slots, more than the {MOST_SLOTS} it may have"),
+            ));
+        }
         let scattered = self.targets.is_some();
         expect("positions", positions, &[results, *slots])?;
         expect("y", y, &[if scattered { targets } else { results }, *columns])?;

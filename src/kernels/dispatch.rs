@@ -77,17 +77,17 @@ const SHAPES: &[(Kind, u64, Lanes, ())] = &[
 /// The invocations of a workgroup where each has a turn of its own.
 const PLACES: Lanes = Lanes::memory(64, 1);
 
-/// As many turns are done by one workgroup, in one dispatch.
-const WHOLE: u64 = 1024;
-
-/// The turns of a chunk: at least this many, and so many that the tallies are not more than the slots, but a lane may not loop too often.
+/// The turns of a chunk: at least this many, and so many that the tallies are not more than the slots.
 const LEAST_CHUNK: u64 = 1024;
-const MOST_CHUNK: u64 = 16384;
 
-/// Chunks, and paths, that a workgroup of four lanes can go through, three times each, within the 65 535 iterations after which
-/// software Vulkan drivers stop an invocation.
-const MOST_CHUNKS: u64 = 1 << 16;
+/// The most turns of a chunk, and paths: software Vulkan drivers stop an invocation after 65 535 iterations. One of four lanes goes
+/// three times through its quarter of the paths and twice through its quarter of the turns, one of eight lanes without subgroups ten times
+/// through its eighth.
+const MOST_CHUNK: u64 = 1 << 14;
 const MOST_PATHS: u64 = 1 << 16;
+
+/// The most chunks, for the same reason: a lane goes twice through its share of them.
+const MOST_CHUNKS: u64 = 1 << 16;
 
 /// Paths whose tallies fit workgroup memory and leave room for other workgroups.
 const PATHS_IN_MEMORY: u32 = 2048;
@@ -135,7 +135,8 @@ fn variant(lanes: Lanes, stage: Stage, sequence: bool, in_memory: bool, counted:
 /// a path. Slots are taken in order, or in that of `sequence`, and a path keeps no more than its `capacity`: the others are dropped, which leaves
 /// them in `counts` but in `positions` gives them `u32::MAX`. All results are exact, and the same in every run.
 ///
-/// P may be up to 65 536. Every tensor must fit a binding. Up to 1024 slots take one dispatch of one workgroup.
+/// P may be up to 65 536. Every tensor must fit a binding. Up to 1024 slots, or as many as there are paths, take one dispatch of one workgroup;
+/// more of them four dispatches.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Dispatch};
@@ -228,8 +229,8 @@ impl<'a> Dispatch<'a> {
     /// Checks everything and builds the steps. Without slots there is still one: it writes the offsets and counts, which are 0.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] beyond 65 536 paths
-    /// and where a tensor exceeds a binding.
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where a tensor exceeds a
+    /// binding.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::Dispatch};
@@ -240,7 +241,7 @@ impl<'a> Dispatch<'a> {
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
         let [slots, paths] = self.check()?;
         let (lanes, ()) = lanes::choose(gpu, SHAPES, slots);
-        let chunk = slots.div_ceil(MOST_CHUNKS).max(paths.clamp(LEAST_CHUNK, MOST_CHUNK).next_power_of_two());
+        let chunk = slots.div_ceil(MOST_CHUNKS).max(paths.clamp(LEAST_CHUNK, MOST_CHUNK)).next_power_of_two();
         let chunks = slots.div_ceil(chunk);
 
         let ids = self.ids.bind(gpu, NAME, "ids", 0, slots)?;
@@ -283,7 +284,7 @@ impl<'a> Dispatch<'a> {
             Step::new(gpu, &DISPATCH, variant, label, bytemuck::bytes_of(&params), operands, groups)
         };
         let mut plan = Plan::default();
-        if slots <= WHOLE {
+        if chunks <= 1 {
             operands.extend(counts.as_ref().map(|counts| ("counts", counts)));
             let variant = variant(lanes, Stage::Whole, sequenced, in_memory, counts.is_some());
             plan.push(step(Stage::Whole, variant, &operands, 1)?);
@@ -331,12 +332,10 @@ impl<'a> Dispatch<'a> {
             return Err(Error::shape(NAME, "offsets [0] need one element more than there are paths"));
         };
         if paths > MOST_PATHS {
-            return Err(Error::Limit {
-                operation: NAME,
-                what: "the number of paths".into(),
-                needed: paths,
-                allowed: MOST_PATHS,
-            });
+            return Err(Error::shape(
+                NAME,
+                format!("offsets [{ends}] are those of {paths} paths, more than the {MOST_PATHS} there may be"),
+            ));
         }
         for (name, tensor) in
             [("order", Some(&self.order)), ("positions", Some(&self.positions)), ("sequence", self.sequence.as_ref())]
