@@ -306,7 +306,7 @@ const MUTANTS: &[Mutant] = &[
         from: "let border = select(low, low - 1, exact);",
         to: "let border = low;",
         test: "select",
-        cases: "select 3x127 k=",
+        cases: "select 3x128 k=7 bf16",
     },
     Mutant {
         fault: "select: the mask of a row begins anew in each block",
