@@ -13,7 +13,7 @@ use common::{SHAPES, group, open, operand, time};
 use criterion::{Criterion, Throughput};
 use double_routing::{
     Gpu, Tensor,
-    kernels::{Attend, Matmul, Route, Softmax},
+    kernels::{Attend, Matmul, Route, Select, Softmax},
     wgpu,
 };
 
@@ -25,6 +25,7 @@ fn main() -> double_routing::Result<()> {
     route(&mut criterion, &gpu);
     attend(&mut criterion, &gpu);
     softmax(&mut criterion, &gpu);
+    select(&mut criterion, &gpu);
     criterion.final_summary();
     Ok(())
 }
@@ -111,6 +112,26 @@ fn softmax(criterion: &mut Criterion, gpu: &Gpu) {
     let copy = copy(gpu, &from, &to, (count / 4) as u32);
     group.throughput(Throughput::Bytes(2 * 4 * count as u64));
     group.bench_function("copy of 4096x1024 for comparison", |bencher| time(bencher, gpu, &copy));
+}
+
+fn select(criterion: &mut Criterion, gpu: &Gpu) {
+    let mut group = group(criterion, "select");
+    for [rows, columns, k] in [
+        [4096, 1024, 32],
+        [4096, 1024, 128],
+        [4096, 256, 8],
+        [64, 65_536, 64],
+        [8, 4096, 512],
+        [1, 1_000_000, 32],
+        [1, 1_000_000, 1_000_000],
+    ] {
+        let (x, values) = (operand(gpu, 1, rows * columns), operand(gpu, 2, rows * k));
+        let indices = operand(gpu, 3, rows * k);
+        let (x, values) = (Tensor::f32(&x, &[rows, columns]), Tensor::f32(&values, &[rows, k]));
+        let plan = Select::new(x, Tensor::u32(&indices, &[rows, k])).values(values).plan(gpu).expect("a plan");
+        group.throughput(Throughput::Bytes(4 * (rows * columns + 2 * rows * k) as u64));
+        group.bench_function(format!("{rows}x{columns} k={k}"), |bencher| time(bencher, gpu, |pass| plan.record(pass)));
+    }
 }
 
 /// A copy kernel, one vec4 an invocation.

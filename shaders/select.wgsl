@@ -131,12 +131,14 @@ fn order(words: vec4<u32>) -> vec4<i32> {
 fn keys_at(first: u32, position: u32, count: u32, unmasked: u32) -> vec4<i32> {
     let behind = vec4<u32>(position) + vec4<u32>(0u, 1u, 2u, 3u);
 //#if READS == x
-    let keys = order(x_four(first + position, count - position));
-    let kept = select(vec4<i32>(EMPTY), keys, behind < vec4<u32>(unmasked));
-//#else
-    let kept = bitcast<vec4<i32>>(from_keys_four(first + position, count - position));
+    var keys = order(x_four(first + position, count - position));
+//#if MASKED
+    keys = select(vec4<i32>(EMPTY), keys, behind < vec4<u32>(unmasked));
 //#endif
-    return select(vec4<i32>(OUTSIDE), kept, behind < vec4<u32>(count));
+//#else
+    let keys = bitcast<vec4<i32>>(from_keys_four(first + position, count - position));
+//#endif
+    return select(vec4<i32>(OUTSIDE), keys, behind < vec4<u32>(count));
 }
 
 fn key_at(first: u32, position: u32, unmasked: u32) -> i32 {

@@ -381,6 +381,54 @@ const MUTANTS: &[Mutant] = &[
         cases: "rising",
     },
     Mutant {
+        fault: "select: of equals at the border those of the last lanes are taken",
+        file: "shaders/select.wgsl",
+        from: "clamp(equal_wanted - group_before(lane, equal_count), 0, equal_count)",
+        to: "clamp(equal_wanted - group_add(lane, equal_count) + group_before(lane, equal_count) + equal_count, 0, equal_count)",
+        test: "select",
+        cases: "select 2x500 k=140",
+    },
+    Mutant {
+        fault: "select: equals within a quad are given one place",
+        file: "shaders/select.wgsl",
+        from: "let same = keys - select(0, 1, own >= other);",
+        to: "let same = keys - select(0, 1, own > other);",
+        test: "select",
+        cases: "select 3x31 k=",
+    },
+    Mutant {
+        fault: "select: of equals the second run is merged first",
+        file: "shaders/select.wgsl",
+        from: "let take_one = one_key >= two_key;",
+        to: "let take_one = one_key > two_key;",
+        test: "select",
+        cases: "k=1500 integers",
+    },
+    Mutant {
+        fault: "select: -0 comes behind +0",
+        file: "shaders/select.wgsl",
+        from: "select(key, vec4<i32>(), key == vec4<i32>(-1))",
+        to: "key",
+        test: "select",
+        cases: "zeros",
+    },
+    Mutant {
+        fault: "select: the border of what is chosen is off by one",
+        file: "shaders/select.wgsl",
+        from: "let border = select(low, low - 1, exact);",
+        to: "let border = low;",
+        test: "select",
+        cases: "select 3x128 k=7 bf16",
+    },
+    Mutant {
+        fault: "select: the mask of a row begins anew in each block",
+        file: "shaders/select.wgsl",
+        from: "unmasked = max(lengths[params.lengths_first + row], start) - start;",
+        to: "unmasked = lengths[params.lengths_first + row];",
+        test: "select",
+        cases: "select 9x2049 k=32",
+    },
+    Mutant {
         fault: "host: products are not cut to what an invocation may loop",
         file: "src/kernels/tile.rs",
         from: "const MAX_ITERATIONS: u64 = 60_000;",
@@ -497,6 +545,8 @@ fn every_mutant_is_caught() {
         "goldens",
         "splitting",
     ] {
+    for test in ["matmul", "softmax", "attend", "route", "reduce", "select", "tiles", "routing", "goldens", "splitting"]
+    {
         assert!(cargo(test, "x33", true).status.success(), "tests/{test}.rs fails without a fault");
     }
     assert!(survivors.is_empty(), "not caught: {survivors:#?}");

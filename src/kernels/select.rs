@@ -441,7 +441,7 @@ impl<'a> Select<'a> {
             gpu,
             &SELECT,
             variant(stage, written, access),
-            format!("{NAME}{name} {rows}x{positions} {k}"),
+            format!("{NAME}{name} {rows}x{positions} k={k}"),
             bytemuck::bytes_of(&params),
             &operands,
             groups,
