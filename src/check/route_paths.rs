@@ -494,9 +494,8 @@ pub(super) fn cases() -> Vec<Case> {
         }
         specs.push(Spec { bias: Bias::Usual, margin: false, ..plain(33, 64, 6, scored(score)) });
     }
-    // More than 65 535 workgroups; more than a binding.
+    // More than 65 535 workgroups.
     specs.push(plain(70_001, 8, 2, scored(Score::SoftmaxOfChosen)));
-    specs.push(Spec { margin: false, ..plain(300_000, 128, 1, scored(Score::SoftmaxOfChosen)) });
     specs
         .into_iter()
         .map(|spec| Case {

@@ -30,24 +30,18 @@ pub const ROUTE_PATHS: Kernel = Kernel {
     ],
     variants: || {
         let mut variants = Vec::new();
-        for (kind, lanes) in SHAPES {
-            for block in kind_blocks(*kind) {
-                let accesses: &[_] = if lanes.by == By::Subgroup && *kind == Kind::Software {
-                    &["quads", "elements", "wide_quads"]
-                } else {
-                    &["quads", "elements"]
-                };
-                for access in accesses {
-                    for biased in [false, true] {
-                        variants.push(variant(*lanes, *block, Special::Nothing, biased, access));
-                    }
-                }
-                for (score, biased) in SPECIAL {
-                    for grouped in [false, true] {
-                        if specialises(*lanes, "wide_quads") {
-                            let special = Special::Score { score: *score, grouped };
-                            variants.push(variant(*lanes, *block, special, *biased, "wide_quads"));
+        for shape in SHAPES {
+            for block in shape.blocks {
+                for access in shape.accesses() {
+                    if shape.usual {
+                        for (score, biased) in USUAL {
+                            variants.extend(
+                                [false, true]
+                                    .map(|grouped| variant(shape, *block, Some((*score, grouped)), *biased, access)),
+                            );
                         }
+                    } else {
+                        variants.extend([false, true].map(|biased| variant(shape, *block, None, biased, access)));
                     }
                 }
             }
@@ -85,45 +79,59 @@ params! {
     }
 }
 
-/// The lanes that share a row; the first that suit the device and can hold its paths. The last of either kind suit any
-/// device and hold [`MOST_PATHS`] in any groups.
-const SHAPES: &[(Kind, Lanes)] = &[
-    (Kind::Software, Lanes::subgroup(8)),
-    (Kind::Software, Lanes::subgroup(4)),
-    (Kind::Software, Lanes::subgroup(16)),
-    (Kind::Software, Lanes::memory(8, 1)),
-    (Kind::Software, Lanes::memory(32, 1)),
-    (Kind::Hardware, Lanes::subgroup(32)),
-    (Kind::Hardware, Lanes::memory(32, 4)),
-];
+/// How a row is shared out.
+#[derive(Debug)]
+struct Shape {
+    kind: Kind,
+    lanes: Lanes,
+    /// Quads of paths that a lane may hold: as many as it needs, rounded up to one of these.
+    blocks: &'static [u32],
+    /// Made for one of the [`USUAL`] scores: CPUs go through all sides of a branch.
+    usual: bool,
+}
 
-/// Quads of paths that a lane may hold: as many as it needs, rounded up to one of these.
-fn kind_blocks(kind: Kind) -> &'static [u32] {
-    match kind {
-        Kind::Software => &[2, 8, 16, 32],
-        Kind::Hardware => &[1, 2, 8, 32],
+impl Shape {
+    const fn new(kind: Kind, lanes: Lanes, blocks: &'static [u32]) -> Self {
+        Self { kind, lanes, blocks, usual: false }
+    }
+
+    const fn usual(lanes: Lanes, blocks: &'static [u32]) -> Self {
+        Self { kind: Kind::Software, lanes, blocks, usual: true }
+    }
+
+    fn accesses(&self) -> &'static [&'static str] {
+        match (self.usual, self.kind == Kind::Software && self.lanes.by == By::Subgroup) {
+            (true, _) => &["wide_quads"],
+            (false, true) => &["quads", "elements", "wide_quads"],
+            (false, false) => &["quads", "elements"],
+        }
     }
 }
+
+/// The first that suits the device and can hold the paths is taken. The last of either kind suit any device and hold
+/// [`MOST_PATHS`] in any groups. Larger blocks take software drivers seconds to compile.
+const SHAPES: &[Shape] = &[
+    Shape::usual(Lanes::subgroup(8), &[2, 8, 16, 32]),
+    Shape::usual(Lanes::subgroup(16), &[2, 8, 16]),
+    Shape::new(Kind::Software, Lanes::subgroup(8), &[2, 8, 16]),
+    Shape::new(Kind::Software, Lanes::subgroup(4), &[2, 8, 16]),
+    Shape::new(Kind::Software, Lanes::subgroup(16), &[2, 8]),
+    Shape::new(Kind::Software, Lanes::memory(8, 1), &[2, 8]),
+    Shape::new(Kind::Software, Lanes::memory(32, 1), &[8]),
+    Shape::new(Kind::Software, Lanes::memory(128, 1), &[8]),
+    Shape::new(Kind::Hardware, Lanes::subgroup(32), &[1, 2, 8]),
+    Shape::new(Kind::Hardware, Lanes::memory(32, 4), &[1, 2, 8]),
+    Shape::new(Kind::Hardware, Lanes::memory(128, 1), &[8]),
+];
 
 const MOST_PATHS: usize = 2048;
 /// `MOST_GROUPS` of the shader.
 const MOST_GROUPS: u32 = 64;
 const MOST_CHOSEN: usize = 64;
 
-/// What a variant is made for. CPUs go through both sides of a branch, so the usual choices have variants of their own there.
-#[derive(Debug, Clone, Copy)]
-enum Special {
-    Nothing,
-    Score { score: Score, grouped: bool },
-}
-
-/// The usual scores, each with or without a bias.
-const SPECIAL: &[(Score, bool)] =
+/// The scores that routers use, with or without a bias.
+const USUAL: &[(Score, bool)] =
     &[(Score::Softmax, false), (Score::Sigmoid, true), (Score::SqrtSoftplus, true), (Score::SoftmaxOfChosen, false)];
-
-fn specialises(lanes: Lanes, access: &str) -> bool {
-    lanes.by == By::Subgroup && matches!(lanes.lanes, 8 | 16) && access == "wide_quads"
-}
 
 /// `SCORE` of the shader where it is the parameter's.
 const SCORE_BY_PARAMETER: u32 = 4;
@@ -137,12 +145,14 @@ fn score_number(score: Score) -> u32 {
     }
 }
 
-fn variant(lanes: Lanes, block: u32, special: Special, biased: bool, access: &'static str) -> Variant {
-    let (score, groups) = match special {
-        Special::Nothing => (SCORE_BY_PARAMETER, "memory"),
-        Special::Score { score, grouped } => (score_number(score), if grouped { "lanes" } else { "none" }),
+/// `usual`: the score that it is made for, and whether not all groups are kept.
+fn variant(shape: &Shape, block: u32, usual: Option<(Score, bool)>, biased: bool, access: &'static str) -> Variant {
+    let (score, groups) = match usual {
+        None => (SCORE_BY_PARAMETER, "memory"),
+        Some((score, grouped)) => (score_number(score), if grouped { "lanes" } else { "none" }),
     };
-    let variant = lanes
+    let variant = shape
+        .lanes
         .define(Variant::default())
         .number("BLOCK", block)
         .number("SCORE", score)
@@ -174,20 +184,6 @@ impl Share {
         let lane_paths = if size.is_multiple_of(4) { even.next_multiple_of(4) } else { even };
         Self { group_lanes, lane_groups: 1, lane_paths }
     }
-}
-
-/// The lanes that share a row, the quads each may hold, and which paths those are.
-fn choose(gpu: &Gpu, groups: u32, size: u32) -> Result<(Lanes, u32, Share)> {
-    let kind = Kind::of(gpu);
-    for (of, lanes) in SHAPES {
-        if *of == kind && lanes.suits(gpu) {
-            let share = Share::new(lanes.lanes, groups, size);
-            if let Some(block) = kind_blocks(kind).iter().find(|block| share.lane_paths <= **block * 4) {
-                return Ok((*lanes, *block, share));
-            }
-        }
-    }
-    Err(Error::shape(NAME, format!("no lanes hold {groups} groups of {size} paths")))
 }
 
 /// The paths of each token: of its scores over P paths the e best, in order, and what each of them weighs.
@@ -341,7 +337,6 @@ impl<'a> RoutePaths<'a> {
     fn step(&self, gpu: &Gpu, sizes: Sizes, nowhere: &wgpu::Buffer, first: u64, rows: u64) -> Result<Step> {
         let Sizes { paths, chosen, groups, kept, .. } = sizes;
         let size = paths / groups;
-        let (lanes, block, share) = choose(gpu, groups, size)?;
         let absent = Bound { buffer: gpu.absent(), offset: 0, size: gpu.absent().size(), first: 0 };
         let no_margin = Bound { buffer: nowhere, offset: 0, size: nowhere.size(), first: 0 };
         let [paths_u64, chosen_u64] = [paths, chosen].map(u64::from);
@@ -354,21 +349,25 @@ impl<'a> RoutePaths<'a> {
         let margin = self.margin.as_ref().map(|margin| margin.bind(gpu, NAME, "margin", first, rows));
         let margin = margin.transpose()?.unwrap_or(no_margin);
 
-        let strides = [paths_u64, u64::from(size), u64::from(share.lane_paths)];
-        let quads = in_quads(&logits, &strides) && bias.as_ref().is_none_or(|bias| in_quads(bias, &strides));
-        let access = match quads {
-            true if gpu.wide_words() && lanes.by == By::Subgroup => "wide_quads",
-            true => "quads",
-            false => "elements",
-        };
-        let score = self.choice.score;
-        let grouped = kept < groups;
-        let special =
-            if specialises(lanes, access) && SPECIAL.contains(&(score, bias.is_some())) && share.lane_groups == 1 {
-                Special::Score { score, grouped }
-            } else {
-                Special::Nothing
+        let (score, grouped) = (self.choice.score, groups > 1);
+        let usual = USUAL.contains(&(score, bias.is_some()));
+        let kind = Kind::of(gpu);
+        // The shape, with which paths each lane has, the quads it holds, and how they are read.
+        let fitting = SHAPES.iter().filter(|shape| shape.kind == kind && shape.lanes.suits(gpu)).find_map(|shape| {
+            let share = Share::new(shape.lanes.lanes, groups, size);
+            let block = *shape.blocks.iter().find(|block| share.lane_paths <= **block * 4)?;
+            let strides = [paths, size, share.lane_paths].map(u64::from);
+            let quads = in_quads(&logits, &strides) && bias.as_ref().is_none_or(|bias| in_quads(bias, &strides));
+            let access = match quads {
+                true if gpu.wide_words() && shape.lanes.by == By::Subgroup => "wide_quads",
+                true => "quads",
+                false => "elements",
             };
+            let serves = !shape.usual || (usual && share.lane_groups == 1 && access == "wide_quads");
+            serves.then_some((shape, share, block, access))
+        });
+        let (shape, share, block, access) =
+            fitting.ok_or_else(|| Error::shape(NAME, format!("nothing holds {groups} groups of {size} paths")))?;
         let sum_of_two = self.choice.groups.is_some_and(|limit| limit.score == GroupScore::SumOfTwo);
         let params = Params {
             rows: shader_u32(NAME, "rows", rows)?,
@@ -400,11 +399,11 @@ impl<'a> RoutePaths<'a> {
         Step::new(
             gpu,
             &ROUTE_PATHS,
-            variant(lanes, block, special, bias.is_some(), access),
+            variant(shape, block, shape.usual.then_some((score, grouped)), bias.is_some(), access),
             format!("{NAME} {rows}x{paths} {chosen}"),
             bytemuck::bytes_of(&params),
             &operands,
-            rows.div_ceil(u64::from(lanes.rows)),
+            rows.div_ceil(u64::from(shape.lanes.rows)),
         )
     }
 
