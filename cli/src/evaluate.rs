@@ -55,7 +55,7 @@ impl Evaluator {
         let mut batch = batch.unwrap_or_else(|| self.fitting_batch(input)).clamp(1, sequences.max(1));
         let bar = report::progress("sequences", sequences, batch < sequences);
         let start = Instant::now();
-        let mut run = Run { output: Output { y: Vec::new(), w: Vec::new() }, batches: 0, elapsed: Duration::ZERO };
+        let mut run = Run { output: Output::default(), batches: 0, elapsed: Duration::ZERO };
         let mut batches = Batches { evaluator: self, session: None };
         let mut done = 0;
         while done < sequences {
@@ -117,7 +117,7 @@ impl Batches<'_> {
                 let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
                 let forward = layer.forward(&exact, shape, *lengths);
                 let rounded = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
-                return Ok(Output { y: rounded(forward.y), w: rounded(forward.w) });
+                return Ok(Output { y: rounded(forward.y), w: rounded(forward.w), ..Output::default() });
             }
         };
         let session = match self.session.take() {

@@ -11,7 +11,7 @@ use crate::{Element, Error, Result, Tensor, tensor::elements};
 /// println!("first weight {}", output.w[0]);
 /// # Ok(()) }
 /// ```
-#[derive(Debug, Clone, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq)]
 pub struct Output {
     /// `[…, O]`.
     pub y: Vec<f32>,
