@@ -214,7 +214,7 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         fault: "loads: the halves of a bf16 word are swapped",
-        file: "shaders/lib/load.wgsl",
+        file: "shaders/lib/half.wgsl",
         from: "vec2<u32>(word << 16u, word & 0xffff0000u)",
         to: "vec2<u32>(word & 0xffff0000u, word << 16u)",
         test: "attend",
@@ -222,7 +222,7 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         fault: "loads: subnormal f16 are flushed",
-        file: "shaders/lib/load.wgsl",
+        file: "shaders/lib/half.wgsl",
         from: "* 5.9604644775390625e-8",
         to: "* 0.0",
         test: "matmul",
@@ -286,7 +286,7 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         fault: "host: softmax runs over the sequences instead of the tokens",
-        file: "src/routing/mod.rs",
+        file: "src/routing/forward.rs",
         from: "Softmax::new(logits.tensor(), w.tensor(), 1)",
         to: "Softmax::new(logits.tensor(), w.tensor(), 0)",
         test: "goldens",
