@@ -3,7 +3,7 @@
 use std::{io::Write, path::PathBuf, time::Duration};
 
 use anyhow::Context;
-use double_routing::{Dimensions, Error, Gpu, Plan, PlanKind};
+use double_routing::{Dimensions, Error, Gpu, Plan, Settings};
 use plotters::{prelude::*, style::text_anchor::HPos};
 use serde::Serialize;
 
@@ -168,7 +168,7 @@ impl Growth {
         )?;
         let (mut subjects, mut left_out) = (Vec::new(), Vec::new());
         for (axis, size) in all() {
-            match axis.layer(size).prepare(gpu, PlanKind::Folded, &operands) {
+            match axis.layer(size).prepare(gpu, Settings::default(), &operands) {
                 Ok((order, forward)) => subjects.push(Subject { axis, size, order: order.to_string(), forward }),
                 Err(error @ Error::Limit { .. }) => left_out.push(format!("{axis}={size}: {error}")),
                 Err(error) => return Err(error.into()),

@@ -21,7 +21,10 @@ impl Kind {
             Self::Route => RGBColor(0xd9, 0x77, 0x06),
             Self::Attend => RGBColor(0x05, 0x96, 0x69),
             Self::Softmax => RGBColor(0x93, 0x33, 0xea),
+            Self::Select => RGBColor(0x0e, 0x74, 0x90),
+            Self::Router => RGBColor(0xbe, 0x18, 0x5d),
             Self::Forward => RGBColor(0xdc, 0x26, 0x26),
+            Self::Moe => RGBColor(0x65, 0xa3, 0x0d),
         }
     }
 }

@@ -1,8 +1,10 @@
 //! What is measured: the kernels and the layer at representative sizes.
 
 use double_routing::{
-    Dimensions, DoubleRouting, Error, Gpu, Linear, Order, Plan, PlanKind, Result, Settings, Tensor, Weights,
-    kernels::{Attend, Matmul, Route, Softmax},
+    Dimensions, DoubleRouting, Element, Error, Gpu, Linear, Order, Plan, PlanKind, Result, Selection, Settings, Tensor,
+    Weights,
+    kernels::{Attend, Matmul, Route, RoutePaths, Select, Softmax},
+    moe::{ExpertWeights, MoeFeedForward, MoeWeights, RouterConfig, RouterWeights},
     wgpu,
 };
 
@@ -13,7 +15,15 @@ pub enum Spec {
     Route { rows: usize, columns: usize, depth: usize },
     Attend { rows: usize, depth: usize },
     Softmax { rows: usize, columns: usize },
+    /// The `count` largest of each row.
+    Select { rows: usize, columns: usize, count: usize },
+    /// The choice of DeepSeek-V3's router, from its logits.
+    Router { tokens: usize },
     Forward { layer: Layer, plan: PlanKind },
+    /// Folded, with one token in so many selected.
+    Selecting { layer: Layer, one_in: usize },
+    /// A mixture of experts that are chosen as DeepSeek-V3's are.
+    Moe { tokens: usize, features: usize, width: usize },
 }
 
 /// A layer's dimensions and the tokens it is run on.
@@ -35,9 +45,8 @@ impl Layer {
     }
 
     /// Plans a forward in this order from `x` to `y`.
-    pub fn prepare(&self, gpu: &Gpu, plan: PlanKind, operands: &Operands) -> Result<(Order, Plan)> {
+    pub fn prepare(&self, gpu: &Gpu, settings: Settings, operands: &Operands) -> Result<(Order, Plan)> {
         let Self { batch, tokens, dimensions: Dimensions { input, output, .. } } = *self;
-        let settings = Settings { plan, ..Settings::default() };
         let layer = DoubleRouting::new(gpu, &weights(self.dimensions)?, settings)?;
         let (x, y) = (
             Tensor::f32(&operands.input, &[batch, tokens, input]),
@@ -86,6 +95,12 @@ impl Spec {
         for plan in [PlanKind::Folded, PlanKind::AsWritten] {
             specs.extend(LAYERS.map(|layer| Self::Forward { layer, plan }));
         }
+        specs.push(Self::Select { rows: 4096, columns: 1024, count: 32 });
+        specs.push(Self::Router { tokens: 4096 });
+        specs.extend([8, 4, 2].map(|one_in| Self::Selecting { layer: LAYERS[2], one_in }));
+        // The experts' products alone, as one.
+        specs.push(matmul([4096, 384, 512], true));
+        specs.extend([512, 1].map(|tokens| Self::Moe { tokens, features: 512, width: 128 }));
         specs
     }
 
@@ -97,7 +112,10 @@ impl Spec {
             }
             Self::Route { rows, .. } | Self::Attend { rows, .. } => rows == LAYERS[0].rows(),
             Self::Softmax { rows, .. } => rows == 4096,
+            Self::Select { .. } | Self::Router { .. } => true,
             Self::Forward { layer, .. } => layer.rows() == LAYERS[0].rows(),
+            Self::Selecting { .. } => false,
+            Self::Moe { tokens, .. } => tokens > 1,
         }
     }
 
@@ -108,7 +126,10 @@ impl Spec {
             Self::Route { .. } => Kind::Route,
             Self::Attend { .. } => Kind::Attend,
             Self::Softmax { .. } => Kind::Softmax,
-            Self::Forward { .. } => Kind::Forward,
+            Self::Select { .. } => Kind::Select,
+            Self::Router { .. } => Kind::Router,
+            Self::Forward { .. } | Self::Selecting { .. } => Kind::Forward,
+            Self::Moe { .. } => Kind::Moe,
         }
     }
 
@@ -122,7 +143,13 @@ impl Spec {
             }
             Self::Attend { rows, depth } => (vec![rows * depth, depth, 1], rows),
             Self::Softmax { rows, columns } => (vec![rows * columns], rows * columns),
-            Self::Forward { layer, .. } => {
+            Self::Select { rows, columns, count } => (vec![rows * columns], rows * count),
+            Self::Router { tokens } => {
+                let RouterConfig { paths, per_token, .. } = ROUTER;
+                (vec![tokens * paths, paths], tokens * per_token)
+            }
+            Self::Moe { tokens, features, .. } => (vec![tokens * features], tokens * features),
+            Self::Forward { layer, .. } | Self::Selecting { layer, .. } => {
                 (vec![layer.rows() * layer.dimensions.input], layer.rows() * layer.dimensions.output)
             }
         }
@@ -162,8 +189,40 @@ impl Spec {
                 // A difference, an exponential, a sum and a division for each element.
                 (4 * rows * columns, softmax.plan(gpu)?)
             }
+            Self::Select { rows, columns, count } => {
+                let indices = Tensor::u32(&operands.output, &[rows, count]);
+                // A comparison for each element.
+                (rows * columns, Select::new(x(0, &[rows, columns]), indices).plan(gpu)?)
+            }
+            Self::Router { tokens } => {
+                let RouterConfig { paths, per_token, choice } = ROUTER;
+                let ids = gpu.buffer("ids", Element::U32, (tokens * per_token) as u64)?;
+                let shape = [tokens, per_token];
+                let choose = RoutePaths::new(x(0, &[tokens, paths]), Tensor::u32(&ids, &shape), y(&shape), choice);
+                // An exponential, two sums and a division for each score.
+                (4 * tokens * paths, choose.correction_bias(x(1, &[paths])).plan(gpu)?)
+            }
+            Self::Selecting { layer, one_in } => {
+                let count = layer.tokens / one_in;
+                let settings = Settings { selection: Selection::TopK(count), ..Settings::default() };
+                let (_, forward) = layer.prepare(gpu, settings, operands)?;
+                let Dimensions { input, output, .. } = layer.dimensions;
+                // Every token is scored, the selected are multiplied.
+                (2 * layer.rows() * input + 2 * layer.batch * count * input * output, forward)
+            }
+            Self::Moe { tokens, features, width } => {
+                let RouterConfig { paths, per_token, .. } = ROUTER;
+                let block = MoeFeedForward::new(gpu, &experts(features, width)?, ROUTER)?;
+                let forward = block.forward(x(0, &[tokens, features])).output(y(&[tokens, features])).plan()?;
+                let chosen = (tokens * per_token).min(paths);
+                traffic.read += 4 * (paths * features + 3 * chosen * features * width) as u64;
+                let mut plan = forward.router().plan().clone();
+                plan.append(forward.plan().clone());
+                (2 * tokens * features * (paths + 3 * per_token * width), plan)
+            }
             Self::Forward { layer, plan } => {
-                let (order, forward) = layer.prepare(gpu, plan, operands)?;
+                let settings = Settings { plan, ..Settings::default() };
+                let (order, forward) = layer.prepare(gpu, settings, operands)?;
                 let cost = order.cost(layer.dimensions, layer.rows() as u64);
                 traffic.read = cost.bytes.saturating_sub(traffic.written);
                 (cost.flops as usize, forward)
@@ -183,6 +242,12 @@ impl std::fmt::Display for Spec {
             Self::Route { rows, columns, depth } => write!(f, "route {rows}x{columns}x{depth}"),
             Self::Attend { rows, depth } => write!(f, "attend {rows}x{depth}"),
             Self::Softmax { rows, columns } => write!(f, "softmax {rows}x{columns}"),
+            Self::Select { rows, columns, count } => write!(f, "select {rows}x{columns} k={count}"),
+            Self::Router { tokens } => write!(f, "router {tokens}x{} e={} in groups", ROUTER.paths, ROUTER.per_token),
+            Self::Selecting { layer, one_in } => write!(f, "forward {layer} folded selecting 1/{one_in}"),
+            Self::Moe { tokens, features, width } => {
+                write!(f, "moe {tokens}x{features} {} of {} width={width}", ROUTER.per_token, ROUTER.paths)
+            }
             Self::Forward { layer, plan } => {
                 let plan = if *plan == PlanKind::Folded { "folded" } else { "as written" };
                 write!(f, "forward {layer} {plan}")
@@ -190,6 +255,9 @@ impl std::fmt::Display for Spec {
         }
     }
 }
+
+/// The router that is measured.
+const ROUTER: RouterConfig = RouterConfig::deepseek_v3();
 
 /// What runs a work.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, serde::Serialize)]
@@ -199,7 +267,10 @@ pub enum Kind {
     Route,
     Attend,
     Softmax,
+    Select,
+    Router,
     Forward,
+    Moe,
 }
 
 /// Bytes of each operand, counted once.
@@ -289,6 +360,21 @@ fn weights(dimensions: Dimensions) -> Result<Weights> {
         Linear::new(values(out * features), [out, features], values(out))
     };
     Weights::new(linear(attention, input), linear(1, attention), linear(routing, attention), linear(output, routing))
+}
+
+/// Weights of a mixture of experts that get about as many tokens each.
+fn experts(features: usize, width: usize) -> Result<MoeWeights> {
+    let paths = ROUTER.paths;
+    // Not all from the start of one sequence: experts that are alike would be chosen alike.
+    let all = sixty_fourths(paths * features * (1 + 3 * width));
+    let (gate, rest) = all.split_at(paths * features);
+    let mut maps = rest.chunks_exact(paths * features * width).map(|map| map.iter().map(|value| value * 0.05).collect());
+    let mut next = || -> Vec<f32> { maps.next().unwrap_or_default() };
+    Ok(MoeWeights {
+        router: RouterWeights::new(gate.to_vec(), [paths, features], None)?,
+        experts: ExpertWeights::new(next(), next(), next(), [paths, width, features])?,
+        shared: None,
+    })
 }
 
 /// The works that the device has the room for, and a line for each that it has not.
