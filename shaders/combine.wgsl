@@ -2,14 +2,14 @@
 //
 //   rows [B, N, O] f32     positions [B, T, e] u32     gates [B, T, e] f32, optional     plus [B, T, O] f32, optional
 //   y[b, t] = Σ_j gate[b, t, j] · rows[b, positions[b, t, j]] + plus[b, t], j ascending, with gate = 1 where there is none
-// A position of N or more adds nothing, whatever its gate. y is [B, T, O] f32, or where there are targets [B, T] u32, [B, S, O]: then
-// y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more.
+// A position of N or more adds nothing, whatever its gate. y is [B, T, O] f32, or [B, S, O] where there are targets [B, T] u32:
+// then y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more.
 //
 // Stages:  combine   the above.
 //          fill      before it where there are targets: every row of y is 0 or, where there is `skip` [B, S, O], the row of that.
 // Work: ALONE false: an invocation owns a quad of columns of a result.
-//       ALONE true: a workgroup owns a result. That makes positions and gates uniform, so that drivers that load lane by lane load
-//       them once, and its lanes go through the columns together, BLOCK quads each at a time.
+//       ALONE true: a workgroup owns a result, and its lanes go through the columns together, BLOCK quads each at a time.
+//       Positions and gates are then uniform, so that drivers that load lane by lane load them once.
 // There is no barrier. Where MOVED (one slot, no gates, nothing to add) rows are copied as they are. Otherwise, to first order:
 //   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|)
 
@@ -82,9 +82,9 @@ const NOWHERE: u32 = 0xffffffffu;
 //#endif
 
 //#if STAGE == combine
-// The element of rows, from its first, at which the row at a position starts.
-fn row_at(result: u32, position: u32) -> u32 {
-    return ((params.first + result) / params.of_batch * params.rows + position) * params.columns;
+// The first of the rows that positions of the result count from.
+fn first_row(result: u32) -> u32 {
+    return (params.first + result) / params.of_batch * params.rows;
 }
 //#endif
 
@@ -104,6 +104,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let columns = params.columns;
     let slots = params.slots;
     let all_rows = params.rows;
+    let batch_row = first_row(result);
+    let rows_first = params.rows_first;
     for (var start = lane * 4u; start < columns; start += LANES * BLOCK * 4u) {
         var sum: array<vec4<f32>, BLOCK>;
 //#for Q in BLOCK
@@ -113,7 +115,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let place = result * slots + slot;
             let position = positions[params.positions_first + place];
             if position < all_rows {
-                let row = params.rows_first + row_at(result, position);
+                let row = rows_first + (batch_row + position) * columns;
 //#if GATED
                 let gate = gates[params.gates_first + place];
 //#endif
@@ -172,11 +174,13 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#if STAGE == combine
     let slots = params.slots;
     let all_rows = params.rows;
+    let batch_row = first_row(result);
+    let rows_first = params.rows_first;
     for (var slot = 0u; slot < slots; slot++) {
         let place = result * slots + slot;
         let position = positions[params.positions_first + place];
         if position < all_rows {
-            let quad = rows_quad(params.rows_first + row_at(result, position) + column, left);
+            let quad = rows_quad(rows_first + (batch_row + position) * columns + column, left);
 //#if MOVED
             sum = quad;
 //#else

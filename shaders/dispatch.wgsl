@@ -2,10 +2,10 @@
 //
 //   ids [slots] u32: the path of each slot; one that is no path (≥ P) has none     sequence [slots] u32, optional
 //   offsets [P + 1] u32     order [slots] u32     positions [slots] u32     counts [P] u32, optional
-// Slots are taken in turn: turn i takes slot sequence[i], or slot i. A path keeps the first `capacity` slots that it is given, so with
-//   counts[p] = the slots of path p,     kept[p] = min(counts[p], capacity),
-//   offsets[p] = Σ_{q < p} kept[q],      order[offsets[p] + r] = the slot of path p with r of that path before it, r < kept[p],
-//   positions[slot] = the slot's place in order; NONE where it has no path or was dropped. order is NONE from offsets[P] on.
+// Slots are taken in turn: turn i takes slot sequence[i], or slot i. A path keeps the first `capacity` slots it is given:
+//   counts[p] = the slots of path p,     kept[p] = min(counts[p], capacity),     offsets[p] = Σ_{q < p} kept[q],
+//   order[offsets[p] + r] = the slot of path p with r of that path before it, r < kept[p]; NONE from offsets[P] on,
+//   positions[slot] = the slot's place in order; NONE where it has no path or was dropped.
 //
 // Stages, each a dispatch: the turns are cut into chunks, and a workgroup owns one.
 //   count     how many slots of its path are before each slot in its chunk, left in positions; each chunk's tally of every path,
@@ -14,13 +14,14 @@
 //   offsets   one workgroup: the sums of what the paths before each keep;
 //   place     an invocation for each turn: place in the path = slots of earlier chunks + slots before it in its own.
 //   whole     count, offsets and place in one workgroup, where one chunk is all: the tallies then become the offsets.
-// In `count` the workgroup goes through its chunk LANES turns a round. A lane compares its path with those of the others, which gives
-// its rank among them; the last lane of a path raises the path's tally. Barriers: before the tallies of a round are read, all of
-// the round before are written, and before they are written, all are read. Ranks come from comparisons and not from atomics, so nothing
-// depends on timing. All results are integers, and exact.
+// In `count` the workgroup goes through its chunk LANES turns a round. A lane compares its path with those of the others,
+// which gives its rank among them; the last lane of a path raises the path's tally. Barriers: before the tallies are read in
+// a round, all of the round before are written, and before any is written, all are read. Ranks come from comparisons and not
+// from atomics, so nothing depends on timing. All results are integers, and exact.
 //
 // LANES_BY says how lanes see each other's values: `memory`, workgroup memory; `subgroup`, the workgroup is one subgroup.
-// TALLIES says where a chunk's tallies are while it is counted: `memory` of the workgroup, as long as PATHS are enough, or `storage`.
+// TALLIES says where a chunk's tallies are while it is counted: in `memory` of the workgroup, where there are at most PATHS
+// of them, or in `storage`.
 
 //#import lib/grid
 
@@ -152,8 +153,8 @@ fn count(lane: u32, chunk: u32, turns: u32) {
     for (var path = lane; path < paths; path += LANES) {
         set_tally(path, chunk, 0u);
     }
-    for (var turn = lane; turn < turns + lane; turn += LANES) {
-        let slot = slot_of(select(NONE, first + turn, turn < turns));
+    for (var start = 0u; start < turns; start += LANES) {
+        let slot = slot_of(select(NONE, first + start + lane, start + lane < turns));
         let path = path_of(slot);
 //#if LANES_BY == memory
         of_lanes[lane] = path;

@@ -455,8 +455,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "combine: every batch takes the rows of the first",
         file: "shaders/combine.wgsl",
-        from: "/ params.of_batch * params.rows + position",
-        to: "/ params.of_batch * 0u + position",
+        from: "/ params.of_batch * params.rows;",
+        to: "/ params.of_batch * 0u;",
         test: "combine",
         cases: "batches=3",
     },

@@ -131,7 +131,8 @@ pub(super) fn cases() -> Vec<Case> {
         for ids in [Ids::Spread, Ids::Crowded, Ids::Last, Ids::Sparse, Ids::Nowhere] {
             for sequence in [false, true] {
                 specs.push(Spec { ids, sequence, counted: true, ..plain(tokens, each, 13) });
-                // Nothing, one, as many as a path may have on average, all but one of a path that has all, all, more than there are.
+                // Nothing, one, as many as a path may have on average, all but one of a path that has all, all, more than
+                // there are.
                 for capacity in [0, 1, slots / 13, slots - 1, slots, u32::MAX] {
                     let crowded = matches!(ids, Ids::Crowded | Ids::Last) || capacity <= slots / 13;
                     if crowded && (sequence || capacity != u32::MAX) {

@@ -129,9 +129,10 @@ fn fill(y: &'static str, skipping: bool) -> Variant {
 /// | `skip` | `[.., S, O]` | f32 |
 /// | `y` | `[.., T, O]`; with `targets` `[.., S, O]` | f32 |
 ///
-/// `y[t] = Σ_j gate[t, j] · rows[positions[t, j]] + plus[t]`, added in the order of j; a position of N or more, such as `u32::MAX`, adds
-/// nothing, whatever its gate. Dimensions before the last two are batches, the same in all tensors; positions and targets count within
-/// their batch. A result may have 60 000 slots. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| + |plus|); with one slot, no gates and no `plus` rows are copied as they are.
+/// `y[t] = Σ_j gate[t, j] · rows[positions[t, j]] + plus[t]`, added in the order of j; a position of N or more, such as
+/// `u32::MAX`, adds nothing, whatever its gate. Dimensions before the last two are batches, the same in all tensors;
+/// positions and targets count within their batch. A result may have 60 000 slots. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| +
+/// |plus|); with one slot, no gates and no `plus` rows are copied as they are.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Combine};
@@ -215,8 +216,8 @@ impl<'a> Combine<'a> {
         self
     }
 
-    /// The rows of `y`, all different, that the results go to; a result whose target is no row of `y`, such as `u32::MAX`, is left out. All other
-    /// rows of `y` become 0, or those of [`Combine::skip`].
+    /// The rows of `y`, all different, that the results go to; a result whose target is no row of `y`, such as
+    /// `u32::MAX`, is left out. All other rows of `y` become 0, or those of [`Combine::skip`].
     ///
     /// ```no_run
     /// # use double_routing::{Tensor, kernels::Combine};
@@ -247,8 +248,8 @@ impl<'a> Combine<'a> {
     /// Checks everything and builds the steps.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where `rows`, a `y` with targets,
-    /// or a single row of another tensor exceeds a binding.
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where
+    /// `rows`, a `y` with targets, or a single row of another tensor exceeds a binding.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::Combine};

@@ -80,9 +80,9 @@ const PLACES: Lanes = Lanes::memory(64, 1);
 /// The turns of a chunk: at least this many, and so many that the tallies are not more than the slots.
 const LEAST_CHUNK: u64 = 1024;
 
-/// The most turns of a chunk, and paths: software Vulkan drivers stop an invocation after 65 535 iterations. One of four lanes goes
-/// three times through its quarter of the paths and twice through its quarter of the turns, one of eight lanes without subgroups ten times
-/// through its eighth.
+/// The most turns of a chunk, and paths: software Vulkan drivers stop an invocation after 65 535 iterations. One of four
+/// lanes goes three times through its quarter of the paths and twice through its quarter of the turns, one of eight lanes
+/// without subgroups ten times through its eighth.
 const MOST_CHUNK: u64 = 1 << 14;
 const MOST_PATHS: u64 = 1 << 16;
 
@@ -130,13 +130,14 @@ fn variant(lanes: Lanes, stage: Stage, sequence: bool, in_memory: bool, counted:
 /// | `counts` | `[P]` | u32 |
 /// | `sequence` | `[slots]`, a permutation of them | u32 |
 ///
-/// A slot with an id of P or more has no path: `u32::MAX` says so. The slots that path p keeps are `order[offsets[p]..offsets[p + 1]]`,
-/// and `order` is `u32::MAX` from `offsets[P]` on. `positions` is its inverse: the place of each slot in `order`, and `u32::MAX` for one without
-/// a path. Slots are taken in order, or in that of `sequence`, and a path keeps no more than its `capacity`: the others are dropped, which leaves
-/// them in `counts` but in `positions` gives them `u32::MAX`. All results are exact, and the same in every run.
+/// A slot with an id of P or more has no path: `u32::MAX` says so. The slots that path p keeps are
+/// `order[offsets[p]..offsets[p + 1]]`, and `order` is `u32::MAX` from `offsets[P]` on. `positions` is its inverse: the
+/// place of each slot in `order`, and `u32::MAX` for one without a path. Slots are taken in order, or in that of
+/// `sequence`, and a path keeps no more than its `capacity`: the others are dropped, which leaves them in `counts` but in
+/// `positions` gives them `u32::MAX`. All results are exact, and the same in every run.
 ///
-/// P may be up to 65 536. Every tensor must fit a binding. Up to 1024 slots, or as many as there are paths, take one dispatch of one workgroup;
-/// more of them four dispatches.
+/// P may be up to 65 536. Every tensor must fit a binding. Up to 1024 slots, and up to 16 384 where there are as
+/// many paths, take one dispatch of one workgroup; more of them four dispatches.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Dispatch};
@@ -226,11 +227,12 @@ impl<'a> Dispatch<'a> {
         self
     }
 
-    /// Checks everything and builds the steps. Without slots there is still one: it writes the offsets and counts, which are 0.
+    /// Checks everything and builds the steps. Without slots there is still one: it writes the offsets and counts, which
+    /// are 0.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where a tensor exceeds a
-    /// binding.
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where a
+    /// tensor exceeds a binding.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::Dispatch};

@@ -26,8 +26,9 @@ pub struct Combination {
     pub targets: usize,
 }
 
-/// `y[b, target[b, t]] = Σ_j gate[b, t, j]·rows[b, position[b, t, j]] + plus[b, t]`, j ascending; positions that are no row add nothing. Without
-/// `gates` they are 1, without `plus` it is 0, and without `targets` result t is row t of y. Rows of y that are no target are those of `skip`, or 0.
+/// `y[b, target[b, t]] = Σ_j gate[b, t, j]·rows[b, position[b, t, j]] + plus[b, t]`, j ascending; positions that are no
+/// row add nothing. Without `gates` they are 1, without `plus` it is 0, and without `targets` result t is row t of y.
+/// Rows of y that are no target are those of `skip`, or 0.
 ///
 /// # Panics
 /// Where an operand is shorter than its shape.
@@ -74,8 +75,8 @@ pub fn combine<T: Real>(
     y
 }
 
-/// How far each element of an f32 evaluation may be from [`combine`]: (e + 2)·2⁻²⁴·(Σ|gate||row| + |plus|), and what flushing subnormals may lose; 0
-/// where a row is only moved.
+/// How far each element of an f32 evaluation may be from [`combine`]: (e + 2)·2⁻²⁴·(Σ|gate||row| + |plus|), and what
+/// flushing subnormals may lose; 0 where a row is only moved.
 ///
 /// # Panics
 /// As [`combine`].

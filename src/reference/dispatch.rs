@@ -19,8 +19,8 @@ pub struct Dispatched {
     pub positions: Vec<u32>,
 }
 
-/// Sorts slots by the path that `ids` gives each; one of `paths` or more means none. Each path keeps the first `capacity` of its slots, in the
-/// order of `sequence`, or in their own.
+/// Sorts slots by the path that `ids` gives each; one of `paths` or more means none. Each path keeps the first `capacity`
+/// of its slots, in the order of `sequence`, or in their own.
 ///
 /// # Panics
 /// Where the sequence names a slot that there is not.
