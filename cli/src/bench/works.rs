@@ -11,19 +11,50 @@ use double_routing::{
 /// A kernel, or the layer's forward, at one size.
 #[derive(Debug, Clone, Copy)]
 pub enum Spec {
-    Matmul { rows: usize, columns: usize, depth: usize, transposed: bool },
-    Route { rows: usize, columns: usize, depth: usize },
-    Attend { rows: usize, depth: usize },
-    Softmax { rows: usize, columns: usize },
+    Matmul {
+        rows: usize,
+        columns: usize,
+        depth: usize,
+        transposed: bool,
+    },
+    Route {
+        rows: usize,
+        columns: usize,
+        depth: usize,
+    },
+    Attend {
+        rows: usize,
+        depth: usize,
+    },
+    Softmax {
+        rows: usize,
+        columns: usize,
+    },
     /// The `count` largest of each row.
-    Select { rows: usize, columns: usize, count: usize },
+    Select {
+        rows: usize,
+        columns: usize,
+        count: usize,
+    },
     /// The choice of DeepSeek-V3's router, from its logits.
-    Router { tokens: usize },
-    Forward { layer: Layer, plan: PlanKind },
+    Router {
+        tokens: usize,
+    },
+    Forward {
+        layer: Layer,
+        plan: PlanKind,
+    },
     /// Folded, with one token in so many selected.
-    Selecting { layer: Layer, one_in: usize },
+    Selecting {
+        layer: Layer,
+        one_in: usize,
+    },
     /// A mixture of experts that are chosen as DeepSeek-V3's are.
-    Moe { tokens: usize, features: usize, width: usize },
+    Moe {
+        tokens: usize,
+        features: usize,
+        width: usize,
+    },
 }
 
 /// A layer's dimensions and the tokens it is run on.
@@ -368,7 +399,8 @@ fn experts(features: usize, width: usize) -> Result<MoeWeights> {
     // Not all from the start of one sequence: experts that are alike would be chosen alike.
     let all = sixty_fourths(paths * features * (1 + 3 * width));
     let (gate, rest) = all.split_at(paths * features);
-    let mut maps = rest.chunks_exact(paths * features * width).map(|map| map.iter().map(|value| value * 0.05).collect());
+    let mut maps =
+        rest.chunks_exact(paths * features * width).map(|map| map.iter().map(|value| value * 0.05).collect());
     let mut next = || -> Vec<f32> { maps.next().unwrap_or_default() };
     Ok(MoeWeights {
         router: RouterWeights::new(gate.to_vec(), [paths, features], None)?,
