@@ -22,6 +22,7 @@ mod softmax;
 
 use std::{future::Future, pin::Pin};
 
+pub use levels::LevelsTruth;
 pub use routing::{Judgement, LayerTruth};
 
 use crate::{Gpu, Result};

@@ -15,6 +15,11 @@ use crate::{
 const YARDSTICKS: f64 = 4.0;
 const FLOOR: f64 = 1e-6;
 
+/// What an error by signal may be.
+pub(super) fn allowed(yardstick: f64) -> f64 {
+    (YARDSTICKS * yardstick).max(FLOOR)
+}
+
 /// The truth about a layer's results: its f64 forward, the bounds on an f32 one, and a plain f32 one as yardstick. Gathered
 /// part by part, since sequences are independent and the reference's intermediates are large.
 ///
@@ -126,7 +131,7 @@ impl LayerTruth {
         let complete = y.len() == self.truth.y.len();
         let error = if complete { signal_error(y, &self.truth) } else { f64::INFINITY };
         let yardstick = signal_error(&self.plain_y, &self.truth);
-        let allowed = (YARDSTICKS * yardstick).max(FLOOR);
+        let allowed = allowed(yardstick);
         // An error that is NaN is not allowed either.
         let too_far =
             (error.is_nan() || error > allowed).then(|| format!("error by signal {error:.3e}, allowed {allowed:.3e}"));

@@ -8,6 +8,7 @@
 mod attend;
 mod combine;
 mod dispatch;
+mod levels;
 mod matmul;
 mod moe;
 mod path_matmul;
@@ -21,6 +22,7 @@ mod softmax;
 pub use attend::{attend, attend_bound};
 pub use combine::{Combination, combine, combine_bound};
 pub use dispatch::{Dispatched, dispatch};
+pub use levels::{Routed, TwoLevels};
 pub use matmul::{Product, matmul, matmul_bound};
 pub use moe::{Experts, experts_bound, feed_forward, feed_forward_bound};
 pub use path_matmul::{PathRows, PathWeights, path_matmul, path_matmul_bound, silu};
