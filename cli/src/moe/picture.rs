@@ -119,10 +119,11 @@ const BESIDE: i32 = 96;
 const LINE: i32 = 22;
 /// Pixels of the highest bar.
 const BARS: i32 = 96;
-/// What the columns and rows may take, and the largest of one of them.
+/// What the columns and rows may take, and the least and the most of one of them.
 const WIDEST: usize = 1152;
 const HIGHEST: usize = 560;
-const LARGEST: [usize; 2] = [56, 16];
+const WIDTHS: [usize; 2] = [2, 56];
+const HEIGHTS: [usize; 2] = [1, 16];
 /// Pixels between groups.
 const GAP: i32 = 5;
 /// Pixels of a tick's label and the space to the next.
@@ -134,6 +135,8 @@ const BAR: Colour = [0x64, 0x74, 0x8b];
 const RULE: Colour = [0xc4, 0xca, 0xd4];
 /// The colour of the weakest gate, as a strength: it differs from no gate.
 const WEAKEST: f64 = 0.2;
+/// Most gates of a softmax are far below the strongest; with an exponent below 1 they differ more.
+const DARKER: f64 = 0.7;
 
 /// What is drawn, and where.
 pub struct Scene<'a> {
@@ -144,7 +147,8 @@ pub struct Scene<'a> {
     binned: usize,
     /// A row's gate for each path, row after row; the mean of the tokens in it. NaN where none has the path.
     cells: Vec<f64>,
-    strongest: f64,
+    /// The weakest and the strongest gate.
+    range: [f64; 2],
     /// Width and height of a cell.
     cell: [i32; 2],
     /// Paths in a group.
@@ -166,12 +170,16 @@ impl<'a> Scene<'a> {
                 *cell = if cell.is_nan() { 0.0 } else { *cell } + f64::from(gate.abs()) / in_row as f64;
             }
         }
-        let strongest = cells.iter().copied().fold(0.0, f64::max);
+        let gates = || cells.iter().copied().filter(|gate| !gate.is_nan());
+        let strongest = gates().fold(0.0, f64::max);
+        let range = [gates().fold(strongest, f64::min), strongest];
         let rows = tokens.div_ceil(binned).max(1);
-        let cell = [(WIDEST / paths).clamp(1, LARGEST[0]) as i32, (HIGHEST / rows).clamp(1, LARGEST[1]) as i32];
+        let [width, height] = [(WIDEST / paths, WIDTHS), (HIGHEST / rows, HEIGHTS)]
+            .map(|(fitting, [least, most])| fitting.clamp(least, most) as i32);
+        let cell = [width, height];
         let groups = config.router.choice.groups.map_or(1, |limit| limit.groups as usize);
         let load = Load::new(&routing.counts);
-        Self { config, routing, tokens, binned, cells, strongest, cell, group: paths / groups, load }
+        Self { config, routing, tokens, binned, cells, range, cell, group: paths / groups, load }
     }
 
     fn paths(&self) -> usize {
@@ -227,6 +235,9 @@ impl<'a> Scene<'a> {
     }
 
     fn busiest(&self) -> String {
+        if self.tokens == 0 {
+            return "no tokens".into();
+        }
         let Load { busiest, most, idle, .. } = self.load;
         let imbalance = self.load.imbalance();
         let idle = if idle == 0 { "no path is idle".into() } else { format!("{idle} paths are idle") };
@@ -242,7 +253,7 @@ impl<'a> Scene<'a> {
         self.draw_load(surface)?;
         self.draw_cells(surface)?;
         self.draw_numbers(surface)?;
-        self.draw_legend(surface)
+        if self.tokens > 0 { self.draw_legend(surface) } else { Ok(()) }
     }
 
     /// The bars, and the line of their mean.
@@ -293,8 +304,9 @@ impl<'a> Scene<'a> {
     }
 
     fn colour(&self, gate: f64) -> Colour {
-        let share = if self.strongest > 0.0 { gate / self.strongest } else { 0.0 };
-        heat(WEAKEST + (1.0 - WEAKEST) * share)
+        let [weakest, strongest] = self.range;
+        let share = if strongest > weakest { (gate - weakest) / (strongest - weakest) } else { 1.0 };
+        heat(WEAKEST + (1.0 - WEAKEST) * share.powf(DARKER))
     }
 
     /// The numbers of groups, paths and tokens.
@@ -323,7 +335,8 @@ impl<'a> Scene<'a> {
         surface.text("path", [self.right() + 8, bottom + 13], HPos::Left, Style::Faint)?;
         surface.text("token", [left - 8, top - LINE / 2 - 1], HPos::Right, Style::Faint)?;
         for row in (0..self.rows()).step_by(step(TICK, self.cell[1])) {
-            let middle = top + row as i32 * self.cell[1] + self.cell[1] / 2;
+            // The first of low rows would be too near to the title above it.
+            let middle = top + (row as i32 * self.cell[1] + self.cell[1] / 2).max(6);
             let token = report::count((row * self.binned) as u64);
             surface.text(&token, [left - 8, middle], HPos::Right, Style::Faint)?;
         }
@@ -339,14 +352,18 @@ impl<'a> Scene<'a> {
             *left += text_width(line) + 8;
             Ok(())
         };
-        let what = if self.binned == 1 { "gate  0" } else { "mean gate  0" };
-        label(surface, &mut left, what)?;
+        let what = if self.binned == 1 { "gate" } else { "mean gate" };
+        let [weakest, strongest] = self.range;
+        let first = format!("{what}  {weakest:.3}");
+        left += text_width(&first);
+        surface.text(&first, [left, middle], HPos::Right, Style::Faint)?;
+        left += 8;
         for at in 0..STEPS {
-            let gate = self.strongest * f64::from(at) / f64::from(STEPS - 1);
+            let gate = weakest + (strongest - weakest) * f64::from(at) / f64::from(STEPS - 1);
             surface.fill([left + 2 * at, middle - height / 2], [2, height], self.colour(gate))?;
         }
         left += 2 * STEPS + 8;
-        label(surface, &mut left, &format!("{:.3}", self.strongest))?;
+        label(surface, &mut left, &format!("{strongest:.3}"))?;
         if self.groups() > 1 {
             left += 24;
             surface.fill([left, middle - height / 2], [28, height], IN_USE)?;
@@ -365,7 +382,7 @@ impl<'a> Scene<'a> {
 fn step(pixels: i32, width: i32) -> usize {
     let least = (pixels as usize).div_ceil(width.max(1) as usize);
     let powers = (0..8).map(|power| 10usize.pow(power));
-    powers.flat_map(|power| [1, 2, 4, 8].map(|number| number * power)).find(|&number| number >= least).unwrap_or(least)
+    powers.flat_map(|power| [1, 2, 5].map(|number| number * power)).find(|&number| number >= least).unwrap_or(least)
 }
 
 #[cfg(test)]
@@ -377,6 +394,6 @@ mod tests {
         assert_eq!(step(44, 56), 1);
         assert_eq!(step(44, 5), 10);
         assert_eq!(step(44, 4), 20);
-        assert_eq!(step(44, 1), 80);
+        assert_eq!(step(44, 1), 50);
     }
 }
