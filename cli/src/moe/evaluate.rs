@@ -32,10 +32,18 @@ enum On {
     Reference(Box<ReferenceRouter>),
 }
 
-/// What came of a run. A router's y is empty.
+/// What a router or a block makes of tokens.
+#[derive(Debug, Clone)]
+pub struct Output {
+    /// Of a block only.
+    pub y: Option<Vec<f32>>,
+    pub routing: Routing,
+}
+
+/// What came of a run.
 #[derive(Debug)]
 pub struct Run {
-    pub output: MoeOutput,
+    pub output: Output,
     pub batches: usize,
     pub elapsed: Duration,
 }
@@ -81,7 +89,7 @@ impl<'a> Evaluator<'a> {
         let bar = report::progress("tokens", tokens, batch < tokens);
         let start = Instant::now();
         let routing = Routing { ids: vec![], gates: vec![], counts: vec![0; self.config.paths], margin: vec![] };
-        let mut output = MoeOutput { y: vec![], routing };
+        let mut output = Output { y: self.weights.block().map(|_| Vec::new()), routing };
         let (mut done, mut batches) = (0, 0);
         while done < tokens {
             let count = batch.min(tokens - done);
@@ -103,15 +111,18 @@ impl<'a> Evaluator<'a> {
         Ok(Run { output, batches, elapsed: start.elapsed() })
     }
 
-    fn run_batch(&self, x: &[f32], tokens: usize) -> Result<MoeOutput> {
+    fn run_batch(&self, x: &[f32], tokens: usize) -> Result<Output> {
         match &self.on {
-            On::Router(router) => Ok(MoeOutput { y: vec![], routing: wait(router.gpu(), router.run(x, tokens))? }),
-            On::Block(block) => wait(block.router().gpu(), block.run(x, &[tokens, block.router().features()])),
+            On::Router(router) => Ok(Output { y: None, routing: wait(router.gpu(), router.run(x, tokens))? }),
+            On::Block(block) => {
+                let shape = [tokens, block.router().features()];
+                let MoeOutput { y, routing } = wait(block.router().gpu(), block.run(x, &shape))?;
+                Ok(Output { y: Some(y), routing })
+            }
             On::Reference(router) => {
                 let (routing, gates) = router.route(x);
                 let y = self.weights.block().map(|weights| block::<f64>(weights, x, &routing.ids, &gates));
-                let y = y.into_iter().flatten().map(|y| y as f32).collect();
-                Ok(MoeOutput { y, routing })
+                Ok(Output { y: y.map(|y| y.into_iter().map(|y| y as f32).collect()), routing })
             }
         }
     }
@@ -141,9 +152,11 @@ impl<'a> Evaluator<'a> {
 }
 
 /// The tokens of `more` behind those of `output`.
-fn append(output: &mut MoeOutput, more: MoeOutput) {
-    let MoeOutput { y, routing } = more;
-    output.y.extend(y);
+fn append(output: &mut Output, more: Output) {
+    let Output { y, routing } = more;
+    if let (Some(all), Some(y)) = (&mut output.y, y) {
+        all.extend(y);
+    }
     output.routing.ids.extend(routing.ids);
     output.routing.gates.extend(routing.gates);
     output.routing.margin.extend(routing.margin);

@@ -7,7 +7,7 @@
 use std::{collections::BTreeSet, io::Write};
 
 use double_routing::{
-    moe::{MoeOutput, RouterConfig},
+    moe::RouterConfig,
     reference::{
         PathRule, PathScore, PathsOfRow, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths,
         score_bound,
@@ -16,6 +16,7 @@ use double_routing::{
 use serde::Serialize;
 
 use super::{
+    evaluate::Output,
     reference::{ReferenceRouter, block},
     weights::Weights,
 };
@@ -54,7 +55,7 @@ const FLOOR: f64 = 1e-6;
 const PIECE: usize = 1 << 20;
 
 /// Judges ids, gates, counts, margins and y.
-pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &MoeOutput) -> Judgement {
+pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output) -> Judgement {
     let router = ReferenceRouter::new(weights.router(), config);
     let mut truth = Truth::new(config);
     let (features, per_token) = (weights.router().shape[1], config.per_token);
@@ -69,14 +70,14 @@ pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &MoeOut
         let slots = start * per_token..range.end * per_token;
         let ids = &output.routing.ids[slots.clone()];
         let of_piece = truth.routes(&router, x, ids, &output.routing.margin[range.clone()]);
-        if let (Some(weights), Some(Gates { exact, plain })) = (weights.block(), of_piece) {
+        if let (Some(weights), Some(y), Some(Gates { exact, plain })) = (weights.block(), &output.y, of_piece) {
             let (exact, plain) = (block::<f64>(weights, x, ids, exact), block::<f32>(weights, x, ids, plain));
-            truth.products(&output.y[start * features..range.end * features], &exact, &plain);
+            truth.products(&y[start * features..range.end * features], &exact, &plain);
         }
         bar.inc(range.len() as u64);
     }
     bar.finish_and_clear();
-    truth.judge(output, weights.block().is_some())
+    truth.judge(output)
 }
 
 /// What is known of the tokens so far.
@@ -153,7 +154,7 @@ impl Truth {
         }
     }
 
-    fn judge(mut self, output: &MoeOutput, has_y: bool) -> Judgement {
+    fn judge(mut self, output: &Output) -> Judgement {
         let mut counts = vec![0; self.config.paths];
         for &id in &output.routing.ids {
             if let Some(count) = counts.get_mut(id as usize) {
@@ -166,7 +167,7 @@ impl Truth {
         }
 
         let gates = self.gates(&output.routing.gates);
-        let y = has_y.then(|| self.y());
+        let y = output.y.as_ref().map(|_| self.y());
         Judgement {
             tokens: self.tokens,
             decided: self.decided,
@@ -358,5 +359,91 @@ pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
     match fault {
         Some(fault) => Ok(writeln!(out, "         {fault}")?),
         None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use double_routing::{
+        Values,
+        kernels::{GroupLimit, GroupScore, PathChoice, Score},
+        moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights},
+    };
+
+    use super::{Judgement, Output, Weights, judge};
+    use crate::{gpu::Target, moe::evaluate::Evaluator};
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 37 + 11) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    /// A judge of what is changed in what the reference computes.
+    fn judged(config: RouterConfig, x: &[f32], change: impl FnOnce(&mut Output)) -> Judgement {
+        let (paths, features) = (config.paths, 5);
+        let bias = Some(Values::from(vec![0.01; paths]));
+        let stack = || values(paths * 3 * features);
+        let block = MoeWeights {
+            router: RouterWeights::new(values(paths * features), [paths, features], bias).unwrap(),
+            experts: ExpertWeights::new(stack(), stack(), stack(), [paths, 3, features]).unwrap(),
+            shared: None,
+        };
+        let weights = Weights::Block(Box::new(block));
+        let evaluator = Evaluator::new(&Target::Reference, &weights, config, false).unwrap();
+        let mut output = evaluator.run(x, Some(7)).unwrap().output;
+        change(&mut output);
+        judge(&weights, config, x, &output)
+    }
+
+    fn config() -> RouterConfig {
+        let groups = Some(GroupLimit { groups: 4, kept: 2, score: GroupScore::SumOfTwo });
+        let choice = PathChoice { score: Score::Sigmoid, groups, renormalise: true, scale: 2.5 };
+        RouterConfig { paths: 16, per_token: 3, choice }
+    }
+
+    #[test]
+    fn every_kind_of_error_is_found() {
+        for score in [Score::Softmax, Score::Sigmoid, Score::SqrtSoftplus, Score::SoftmaxOfChosen] {
+            let config = RouterConfig { choice: PathChoice { score, ..config().choice }, ..config() };
+            let judged = |change: fn(&mut Output)| judged(config, &values(20 * 5), change);
+            let right = judged(|_| {});
+            assert!(right.passed && right.decided == 20 && right.wrong == 0, "{right:?}");
+            assert!(right.y.is_some_and(|y| y.error < 1e-7), "{right:?}");
+
+            let wrong: [fn(&mut Output); 8] = [
+                |output| output.routing.ids.swap(3, 4),
+                |output| output.routing.ids[9] = (output.routing.ids[9] + 1) % 16,
+                |output| output.routing.ids[9] = 16,
+                |output| output.routing.gates[7] *= 1.0001,
+                |output| output.routing.gates[8] = f32::NAN,
+                |output| output.routing.counts[0] += 1,
+                |output| output.routing.margin[2] += 1e-4,
+                |output| output.y.iter_mut().flatten().for_each(|y| *y *= 1.00001),
+            ];
+            for (at, change) in wrong.into_iter().enumerate() {
+                let judgement = judged(change);
+                assert!(!judgement.passed && judgement.fault.is_some(), "{at}: {judgement:?}");
+                assert_eq!(judgement.wrong, usize::from([0, 1, 2, 6].contains(&at)), "{at}: {judgement:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_rounding_decides_is_left_to_it() {
+        // All logits are 0: every choice is between equals.
+        let config = config();
+        let zeros = [0.0; 4 * 5];
+        let of_zeros = |ids: [u32; 3]| {
+            judged(config, &zeros, |output| {
+                output.routing.ids[..3].copy_from_slice(&ids);
+                output.routing.counts = vec![0; 16];
+                output.routing.ids.iter().for_each(|&id| output.routing.counts[id as usize] += 1);
+            })
+        };
+        let judgement = of_zeros([15, 12, 3]);
+        assert!(judgement.passed && judgement.decided == 0, "{judgement:?}");
+        let judgement = of_zeros([15, 15, 3]);
+        assert_eq!((judgement.passed, judgement.wrong), (false, 1), "{judgement:?}");
     }
 }

@@ -9,10 +9,7 @@ mod weights;
 use std::{io::Write, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Context;
-use double_routing::{
-    bytemuck,
-    moe::{MoeOutput, Routing},
-};
+use double_routing::{bytemuck, moe::Routing};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -24,7 +21,7 @@ use crate::{
     report::{self, BOLD, Out},
     save::Destination,
 };
-use evaluate::{Evaluator, Run};
+use evaluate::{Evaluator, Output, Run};
 use judge::{Judgement, judge};
 use picture::{Picture, Scene};
 use weights::{Files, Weights};
@@ -127,8 +124,8 @@ fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
     config.with_context(|| path.display().to_string())
 }
 
-fn write(input: &Input, output: &MoeOutput, config: &ModelConfig, mut destination: Destination) -> anyhow::Result<()> {
-    let MoeOutput { y, routing: Routing { ids, gates, counts, margin } } = output;
+fn write(input: &Input, output: &Output, config: &ModelConfig, mut destination: Destination) -> anyhow::Result<()> {
+    let Output { y, routing: Routing { ids, gates, counts, margin } } = output;
     let of_slots = || vec![input.tokens(), config.router.per_token];
     let mut tensors = vec![
         ("ids", TensorView::new(Dtype::U32, of_slots(), bytemuck::cast_slice(ids))?),
@@ -136,7 +133,7 @@ fn write(input: &Input, output: &MoeOutput, config: &ModelConfig, mut destinatio
         ("counts", TensorView::new(Dtype::U32, vec![counts.len()], bytemuck::cast_slice(counts))?),
         ("margin", TensorView::new(Dtype::F32, vec![margin.len()], bytemuck::cast_slice(margin))?),
     ];
-    if y.len() == input.x.len() && !y.is_empty() {
+    if let Some(y) = y {
         tensors.push(("y", TensorView::new(Dtype::F32, input.shape.clone(), bytemuck::cast_slice(y))?));
     }
     let bytes = safetensors::serialize(tensors, None)?;
@@ -255,7 +252,7 @@ impl Report<'_> {
             writeln!(out, "  {:.2} % of the tokens have a margin below {CLOSE:e}", 100.0 * self.close())?;
         }
         let Run { output, batches, elapsed } = &self.run;
-        let y = if output.y.is_empty() { String::new() } else { format!("y {:?}, ", self.input.shape) };
+        let y = output.y.as_ref().map_or_else(String::new, |_| format!("y {:?}, ", self.input.shape));
         let (slots, paths) = ([self.input.tokens(), self.config.router.per_token], self.config.router.paths);
         let name = self.arguments.output.display();
         writeln!(
