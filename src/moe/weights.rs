@@ -284,7 +284,7 @@ impl<'a> Files<'a> {
     fn shared(&self, features: usize) -> Result<Option<SharedWeights>> {
         let [gate, up, down] = EXPERT_NAMES[0];
         let there = |name: &&str| self.has(&format!("{name}.{gate}.weight"));
-        let Some(name) = ["shared_experts", "shared_expert"].into_iter().find(|name| there(&name)) else {
+        let Some(name) = ["shared_experts", "shared_expert"].into_iter().find(|name| there(name)) else {
             return Ok(None);
         };
         let (_, [width, _]) = self.matrix(&format!("{name}.{gate}.weight"))?;
