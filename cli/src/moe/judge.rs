@@ -26,6 +26,8 @@ use crate::report::{self, BAD, BOLD, GOOD, Out};
 #[derive(Debug, Clone, Serialize)]
 pub struct Judgement {
     pub tokens: usize,
+    /// Tokens whose ids are the reference's.
+    pub same: usize,
     /// Tokens whose ids the bounds leave no choice in.
     pub decided: usize,
     /// Tokens whose ids are not what they may be.
@@ -84,6 +86,7 @@ pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output
 struct Truth {
     config: RouterConfig,
     tokens: usize,
+    same: usize,
     decided: usize,
     wrong: usize,
     fault: Option<String>,
@@ -106,6 +109,7 @@ impl Truth {
         Self {
             config,
             tokens: 0,
+            same: 0,
             decided: 0,
             wrong: 0,
             fault: None,
@@ -127,6 +131,7 @@ impl Truth {
             let row = at * paths..(at + 1) * paths;
             let row = (&logits[row.clone()], &bound[row.clone()], &plain[row]);
             let judged = Row::new(row.0, row.1, router.bias.as_deref(), router.rule, per_token);
+            self.same += usize::from(ids == judged.expected.ids);
             match judged.judge(ids, margins[at]) {
                 Ok(decided) => self.decided += usize::from(decided),
                 Err(reason) => {
@@ -170,6 +175,7 @@ impl Truth {
         let y = output.y.as_ref().map(|_| self.y());
         Judgement {
             tokens: self.tokens,
+            same: self.same,
             decided: self.decided,
             wrong: self.wrong,
             gates,
@@ -341,10 +347,14 @@ fn moved_by(logits: &[f64], bound: &[f64], score: PathScore) -> Vec<f64> {
 
 /// Prints the errors, what they may be, and the verdict.
 pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
-    let Judgement { tokens, decided, wrong, gates, y, fault, passed } = judgement;
+    let Judgement { tokens, same, decided, wrong, gates, y, fault, passed } = judgement;
     let (style, verdict) = if *passed { (GOOD, "passed") } else { (BAD, "FAILED") };
     writeln!(out, "{BOLD}check{BOLD:#}    {style}{verdict}{style:#} against the CPU reference in f64")?;
-    writeln!(out, "         paths: {wrong} of {tokens} tokens are wrong; rounding can decide in {}", tokens - decided)?;
+    let open = tokens - decided;
+    writeln!(
+        out,
+        "         paths: the reference's in {same} of {tokens} tokens, {wrong} wrong; rounding may decide in {open}"
+    )?;
     let print = |out: &mut Out, what: &str, measure: &Measure| {
         let Measure { error, yardstick, allowed } = measure;
         writeln!(
@@ -408,7 +418,7 @@ mod tests {
             let config = RouterConfig { choice: PathChoice { score, ..config().choice }, ..config() };
             let judged = |change: fn(&mut Output)| judged(config, &values(20 * 5), change);
             let right = judged(|_| {});
-            assert!(right.passed && right.decided == 20 && right.wrong == 0, "{right:?}");
+            assert!(right.passed && right.same == 20 && right.decided == 20 && right.wrong == 0, "{right:?}");
             assert!(right.y.is_some_and(|y| y.error < 1e-7), "{right:?}");
 
             let wrong: [fn(&mut Output); 8] = [
@@ -442,7 +452,7 @@ mod tests {
             })
         };
         let judgement = of_zeros([15, 12, 3]);
-        assert!(judgement.passed && judgement.decided == 0, "{judgement:?}");
+        assert!(judgement.passed && judgement.same == 3 && judgement.decided == 0, "{judgement:?}");
         let judgement = of_zeros([15, 15, 3]);
         assert_eq!((judgement.passed, judgement.wrong), (false, 1), "{judgement:?}");
     }
