@@ -121,7 +121,7 @@ struct Report<'a> {
 impl Report<'_> {
     /// What every order costs, in the library's order of them.
     fn costs(&self) -> Vec<Costed> {
-        let tokens = (self.input.sequences() * self.input.tokens_each()) as u64;
+        let tokens = self.input.tokens() as u64;
         let costed = |order: Order| {
             let cost = order.cost(self.dimensions, tokens);
             Costed { order: order.to_string(), taken: order == self.order, flops: cost.flops, bytes: cost.bytes }

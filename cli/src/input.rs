@@ -6,7 +6,7 @@ use anyhow::{Context, bail, ensure};
 use double_routing::{Dimensions, Values, Weights, bytemuck};
 use ndarray::{ArrayViewD, CowArray, IxDyn};
 use ndarray_npy::{ViewElement, ViewNpyError, ViewNpyExt};
-use safetensors::{Dtype, SafeTensors};
+use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// x and, where sequences differ in length, how many positions of each count.
 #[derive(Debug)]
@@ -33,6 +33,11 @@ impl Input {
     /// Tokens of one sequence.
     pub fn tokens_each(&self) -> usize {
         self.shape[1..self.shape.len() - 1].iter().product()
+    }
+
+    /// Tokens in all.
+    pub fn tokens(&self) -> usize {
+        self.sequences() * self.tokens_each()
     }
 
     /// The shape of what has `width` numbers for each token.
@@ -77,13 +82,42 @@ pub fn read_input(path: &Path, dimensions: Dimensions, allow_non_finite: bool) -
     input.and_then(|input| fitting(input, dimensions, allow_non_finite)).with_context(|| path.display().to_string())
 }
 
-fn from_safetensors(bytes: &[u8]) -> anyhow::Result<Input> {
-    let file = SafeTensors::deserialize(bytes).context("neither .npy nor safetensors")?;
+/// Reads x for a router whose `gate.weight` has this shape: a .npy file, or safetensors with a tensor `x`. Tokens have nothing to
+/// do with each other, so lengths do not matter.
+pub fn read_tokens(path: &Path, gate: [usize; 2], allow_non_finite: bool) -> anyhow::Result<Input> {
+    let bytes = read(path)?;
+    let input = if bytes.starts_with(b"\x93NUMPY") { from_npy(&bytes) } else { tokens_from_safetensors(&bytes) };
+    let fitting = |input: Input| {
+        let shape = &input.shape;
+        ensure!(shape.len() > 1, "x is {shape:?}, expected [T, {0}] or [B, S, {0}]", gate[1]);
+        ensure!(shape.last() == Some(&gate[1]), "x is {shape:?}, gate.weight is {gate:?}");
+        countable(input, allow_non_finite)
+    };
+    input.and_then(fitting).with_context(|| path.display().to_string())
+}
+
+fn tokens_from_safetensors(bytes: &[u8]) -> anyhow::Result<Input> {
+    let file = opened(bytes)?;
+    let x = x_of(&file)?;
+    Ok(Input { x: Values::from_safetensors("x", &x)?.to_f32(), shape: x.shape().to_vec(), lengths: None })
+}
+
+fn opened(bytes: &[u8]) -> anyhow::Result<SafeTensors<'_>> {
+    SafeTensors::deserialize(bytes).context("neither .npy nor safetensors")
+}
+
+fn x_of<'a>(file: &SafeTensors<'a>) -> anyhow::Result<TensorView<'a>> {
     let Ok(x) = file.tensor("x") else {
         let mut names = file.names();
         names.sort_unstable();
         bail!("no tensor x; the file holds {}", if names.is_empty() { "none".into() } else { names.join(", ") });
     };
+    Ok(x)
+}
+
+fn from_safetensors(bytes: &[u8]) -> anyhow::Result<Input> {
+    let file = opened(bytes)?;
+    let x = x_of(&file)?;
     let lengths = match file.tensor("lengths") {
         Ok(view) => Some((integers(view.dtype(), view.data())?, view.shape().to_vec())),
         Err(_) => None,
@@ -142,10 +176,15 @@ fn row_major<T: ViewElement + Clone>(bytes: &[u8]) -> Result<(Vec<T>, Vec<usize>
 }
 
 fn fitting(input: Input, dimensions: Dimensions, allow_non_finite: bool) -> anyhow::Result<Input> {
-    let Input { x, shape, .. } = &input;
+    let shape = &input.shape;
     let weight = [dimensions.attention, dimensions.input];
     ensure!(shape.len() > 1, "x is {shape:?}: softmax runs over axis 1, so its rank must be 2 or more");
     ensure!(shape.last() == Some(&dimensions.input), "x is {shape:?}, embedding.weight is {weight:?}");
+    countable(input, allow_non_finite)
+}
+
+fn countable(input: Input, allow_non_finite: bool) -> anyhow::Result<Input> {
+    let Input { x, shape, .. } = &input;
     // An empty file may claim any shape with a 0 in it.
     let countable = shape[1..].iter().try_fold(1usize, |product, &size| product.checked_mul(size));
     ensure!(countable.is_some(), "x is {shape:?}, more than can be counted");
@@ -155,7 +194,8 @@ fn fitting(input: Input, dimensions: Dimensions, allow_non_finite: bool) -> anyh
     Ok(input)
 }
 
-fn not_finite(name: &str, shape: &[usize], position: usize, value: f32) -> String {
+/// Says where a number is that is not finite.
+pub fn not_finite(name: &str, shape: &[usize], position: usize, value: f32) -> String {
     let mut rest = position;
     let mut index: Vec<usize> = shape
         .iter()

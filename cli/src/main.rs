@@ -2,6 +2,7 @@
 
 mod adapters;
 mod bench;
+mod canvas;
 mod chart;
 mod check;
 mod demo;
@@ -12,6 +13,8 @@ mod growth;
 mod input;
 mod judge;
 mod measure;
+mod model_config;
+mod moe;
 mod report;
 mod save;
 mod tune;
@@ -39,6 +42,12 @@ enum Command {
     Adapters(adapters::Arguments),
     /// Run a layer on a file of inputs
     Forward(forward::Arguments),
+    /// Run the router of a mixture of experts on a file of tokens
+    #[command(after_long_help = moe::ABOUT_CONFIG, after_help = moe::ABOUT_CONFIG)]
+    Route(moe::Arguments),
+    /// Run a block of a mixture of experts, its router and its experts, on a file of tokens
+    #[command(after_long_help = moe::ABOUT_CONFIG, after_help = moe::ABOUT_CONFIG)]
+    Moe(moe::Arguments),
     /// Check every kernel on this machine's adapter against the CPU reference
     Check(check::Arguments),
     /// Measure the kernels on this machine's adapter, and what the adapter could do
@@ -72,6 +81,8 @@ fn main() -> ExitCode {
     let result = match &arguments.command {
         Command::Adapters(arguments) => adapters::run(arguments, &mut out),
         Command::Forward(arguments) => forward::run(arguments, &mut out),
+        Command::Route(arguments) => moe::run(moe::Part::Router, arguments, &mut out),
+        Command::Moe(arguments) => moe::run(moe::Part::Block, arguments, &mut out),
         Command::Check(arguments) => check::run(arguments, &mut out),
         Command::Bench(arguments) => bench::run(arguments, &mut out),
         Command::Growth(arguments) => growth::run(arguments, &mut out),

@@ -13,13 +13,14 @@ use serde::Serialize;
 
 use crate::{
     Verdict,
+    canvas::columns,
     evaluate::Evaluator,
     gpu::{Selection, Target},
     judge::{self, judge},
     report::{self, BAD, BOLD, DIM, GOOD, Out},
     save::Destination,
 };
-use model::{HeldOut, Model, Reading, columns};
+use model::{HeldOut, Model, Reading};
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {

@@ -7,7 +7,7 @@ use double_routing::{Output, Values, Weights};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
-use crate::input::Input;
+use crate::{canvas::columns, input::Input};
 
 const LANGUAGES: &[u8] = include_bytes!("../../data/languages.safetensors");
 const HELD_OUT: &str = include_str!("../../data/held_out.tsv");
@@ -157,11 +157,6 @@ impl Reading {
     pub fn columns(&self) -> usize {
         self.characters.iter().map(|&character| columns(character)).sum()
     }
-}
-
-/// Columns that a character takes: those of ideographs and kana are twice as wide.
-pub fn columns(character: char) -> usize {
-    unifont::get_glyph(character).map_or(1, |glyph| glyph.get_width() / 8)
 }
 
 impl HeldOut {

@@ -1,36 +1,22 @@
 //! The weights of the characters as a picture.
-//!
-//! The glyphs are those of GNU Unifont (SIL Open Font License 1.1), which has all the scripts that the model knows.
-
-use anyhow::Context;
 
 use super::{
     heat::strength,
-    model::{Model, Reading, columns},
+    model::{Model, Reading},
 };
-use crate::save::Destination;
+use crate::{
+    canvas::{Canvas, FAINT, GLYPH_HEIGHT, GLYPH_WIDTH as COLUMN, columns, heat, readable_on},
+    save::Destination,
+};
 
-type Colour = [u8; 3];
-
-const PAPER: Colour = [0xff, 0xff, 0xff];
-const INK: Colour = [0x1a, 0x1a, 0x1a];
-const FAINT: Colour = [0x8a, 0x8a, 0x8a];
-/// From an even share to the strongest: lightness falls steadily, so that it also works without colours.
-const HEAT: [Colour; 5] =
-    [[0xff, 0xff, 0xff], [0xfd, 0xd4, 0x9e], [0xfc, 0x8d, 0x59], [0xd7, 0x30, 0x1f], [0x7f, 0x00, 0x00]];
-
-/// Pixels of the picture for one of the font.
-const SCALE: usize = 2;
-/// Sizes in pixels of the font: a column and a line of text, and the space around everything.
-const COLUMN: usize = 8;
+/// Sizes in pixels of the font: a line of text, and the space around everything.
 const LINE: usize = 20;
 const MARGIN: usize = 16;
-const GLYPH_HEIGHT: usize = 16;
 /// Columns of a line of text.
 const COLUMNS: usize = 80;
 
 /// Draws the readings below each other, with a legend.
-pub fn write(mut destination: Destination, model: &Model, readings: &[Reading]) -> anyhow::Result<()> {
+pub fn write(destination: Destination, model: &Model, readings: &[Reading]) -> anyhow::Result<()> {
     let wrapped: Vec<_> = readings.iter().map(|reading| (reading, wrap(reading))).collect();
     // Each reading has a line that names its language, and half a line of space behind it.
     let lines: usize = wrapped.iter().map(|(_, lines)| lines.len() + 1).sum();
@@ -55,16 +41,8 @@ pub fn write(mut destination: Destination, model: &Model, readings: &[Reading]) 
         }
         top += LINE / 2;
     }
-    canvas.legend(MARGIN, top + LINE / 2);
-
-    let (width, height) = (u32::try_from(canvas.width)?, u32::try_from(canvas.height())?);
-    let mut encoder = png::Encoder::new(destination.file(), width, height);
-    encoder.set_color(png::ColorType::Rgb);
-    encoder.set_depth(png::BitDepth::Eight);
-    let mut writer = encoder.write_header().context("cannot write the picture")?;
-    writer.write_image_data(&canvas.pixels).context("cannot write the picture")?;
-    writer.finish().context("cannot write the picture")?;
-    destination.commit()
+    legend(&mut canvas, MARGIN, top + LINE / 2);
+    canvas.save(destination)
 }
 
 /// The characters and their shares, line by line.
@@ -82,76 +60,15 @@ fn wrap(reading: &Reading) -> Vec<Vec<(char, f64)>> {
     lines
 }
 
-fn heat(strength: f64) -> Colour {
-    let position = strength * (HEAT.len() - 1) as f64;
-    let below = (position as usize).min(HEAT.len() - 2);
-    let part = position - below as f64;
-    let mix = |channel: usize| {
-        let (from, to) = (f64::from(HEAT[below][channel]), f64::from(HEAT[below + 1][channel]));
-        (from + part * (to - from)).round() as u8
-    };
-    [mix(0), mix(1), mix(2)]
-}
-
-fn readable_on([red, green, blue]: Colour) -> Colour {
-    let lightness = 0.299 * f64::from(red) + 0.587 * f64::from(green) + 0.114 * f64::from(blue);
-    if lightness < 140.0 { PAPER } else { INK }
-}
-
-/// Pixels, addressed in those of the font.
-struct Canvas {
-    width: usize,
-    pixels: Vec<u8>,
-}
-
-impl Canvas {
-    fn new(width: usize, height: usize) -> Self {
-        Self { width: width * SCALE, pixels: PAPER.repeat(width * SCALE * height * SCALE) }
-    }
-
-    fn height(&self) -> usize {
-        self.pixels.len() / 3 / self.width
-    }
-
-    /// Fills a rectangle, as far as it is on the canvas.
-    fn fill(&mut self, left: usize, top: usize, width: usize, height: usize, colour: Colour) {
-        let columns = left * SCALE..((left + width) * SCALE).min(self.width);
-        for row in top * SCALE..((top + height) * SCALE).min(self.height()) {
-            for column in columns.clone() {
-                let at = 3 * (row * self.width + column);
-                self.pixels[at..at + 3].copy_from_slice(&colour);
-            }
-        }
-    }
-
-    /// Draws a character; one without a glyph leaves its place empty.
-    fn glyph(&mut self, left: usize, top: usize, character: char, ink: Colour) {
-        let Some(glyph) = unifont::get_glyph(character) else { return };
-        for y in 0..GLYPH_HEIGHT {
-            for x in (0..glyph.get_width()).filter(|&x| glyph.get_pixel(x, y)) {
-                self.fill(left + x, top + y, 1, 1, ink);
-            }
-        }
-    }
-
-    fn text(&mut self, left: usize, top: usize, text: &str, ink: Colour) {
-        let mut left = left;
-        for character in text.chars() {
-            self.glyph(left, top, character, ink);
-            left += columns(character) * COLUMN;
-        }
-    }
-
-    /// The colours and what they stand for.
-    fn legend(&mut self, left: usize, top: usize) {
-        let caption = "routing weight, in multiples of an even share:  ";
-        self.text(left, top + 2, caption, FAINT);
-        let mut left = left + caption.chars().count() * COLUMN;
-        for share in [1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0] {
-            let colour = heat(strength(share));
-            self.fill(left, top, 4 * COLUMN, LINE, colour);
-            self.text(left, top + 2, &format!("{share:^4}"), readable_on(colour));
-            left += 4 * COLUMN;
-        }
+/// The colours and what they stand for.
+fn legend(canvas: &mut Canvas, left: usize, top: usize) {
+    let caption = "routing weight, in multiples of an even share:  ";
+    canvas.text(left, top + 2, caption, FAINT);
+    let mut left = left + caption.chars().count() * COLUMN;
+    for share in [1.0, 1.4, 2.0, 2.8, 4.0, 5.6, 8.0] {
+        let colour = heat(strength(share));
+        canvas.fill(left, top, 4 * COLUMN, LINE, colour);
+        canvas.text(left, top + 2, &format!("{share:^4}"), readable_on(colour));
+        left += 4 * COLUMN;
     }
 }

@@ -1,0 +1,433 @@
+//! What a router chooses, from a published model's `config.json` or from keys of our own.
+
+use anyhow::{Context, bail, ensure};
+use double_routing::{
+    kernels::{GroupLimit, GroupScore, PathChoice, Score},
+    moe::RouterConfig,
+};
+use serde_json::{Map, Value, json};
+
+/// A router's configuration, and what else a model's says about its blocks.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// None where the keys are our own.
+    pub model_type: Option<String>,
+    pub router: RouterConfig,
+    /// `hidden_size`: the features of a token.
+    pub features: Option<usize>,
+    /// `hidden_act`: what the experts have between their maps.
+    pub activation: Option<String>,
+    /// Whether the router has a correction bias; otherwise it may.
+    pub biased: bool,
+    /// Whether the block has a shared expert; otherwise it may.
+    pub shared: bool,
+}
+
+/// The published models: their names in `model_type`.
+const KNOWN: [&str; 7] = ["deepseek_v2", "deepseek_v3", "kimi_k2", "mixtral", "olmoe", "qwen2_moe", "qwen3_moe"];
+
+/// Our own keys.
+const OWN: [&str; 8] =
+    ["paths", "paths_per_token", "score", "groups", "groups_kept", "group_score", "renormalise", "scale"];
+
+/// The same thing in the three spellings that models have for it.
+const PATHS: [&str; 3] = ["n_routed_experts", "num_experts", "num_local_experts"];
+
+const SCORES: [(&str, Score); 4] = [
+    ("softmax", Score::Softmax),
+    ("sigmoid", Score::Sigmoid),
+    ("sqrt_softplus", Score::SqrtSoftplus),
+    ("softmax_of_chosen", Score::SoftmaxOfChosen),
+];
+
+const GROUP_SCORES: [(&str, GroupScore); 2] = [("max", GroupScore::Max), ("sum_of_two", GroupScore::SumOfTwo)];
+
+impl ModelConfig {
+    /// Reads a configuration. One that nests a text model's in `text_config` is read there.
+    pub fn parse(text: &str) -> anyhow::Result<Self> {
+        let value: Value = serde_json::from_str(text).context("not JSON")?;
+        let Value::Object(object) = value else { bail!("not a JSON object") };
+        let nested = object.get("text_config").and_then(Value::as_object);
+        for object in [Some(&object), nested].into_iter().flatten() {
+            let keys = Keys { object, model_type: None };
+            if let Some(known) = keys.text("model_type")?.filter(|name| KNOWN.contains(name)) {
+                return Keys { object, model_type: Some(known) }.published(known);
+            }
+        }
+        let keys = Keys { object: &object, model_type: None };
+        match keys.text("model_type")? {
+            Some(unknown) => bail!("model_type '{unknown}' is not known; known: {}", KNOWN.join(", ")),
+            None => keys.own(),
+        }
+    }
+
+    /// What to call it.
+    pub fn name(&self) -> &str {
+        self.model_type.as_deref().unwrap_or("router")
+    }
+
+    /// How paths are chosen and what they weigh, in words.
+    pub fn rule(&self) -> String {
+        let PathChoice { score, groups, renormalise, scale } = self.router.choice;
+        let score = match score {
+            Score::Softmax => "softmax",
+            Score::Sigmoid => "sigmoid",
+            Score::SqrtSoftplus => "√softplus",
+            Score::SoftmaxOfChosen => "softmax over the chosen",
+        };
+        let mut rule = String::new();
+        if let Some(GroupLimit { groups, kept, score }) = groups {
+            let by = if score == GroupScore::Max { "largest" } else { "two largest" };
+            rule += &format!("from {kept} of {groups} groups by their {by}; ");
+        }
+        rule += score;
+        rule += if renormalise { ", renormalised" } else { "" };
+        if scale != 1.0 {
+            rule += &format!(", times {scale}");
+        }
+        rule
+    }
+
+    /// The configuration in our own keys, and the `model_type`.
+    pub fn to_json(&self) -> Value {
+        let RouterConfig { paths, per_token, choice } = self.router;
+        let named = |score| SCORES.iter().find(|(_, known)| *known == score).map(|(name, _)| *name);
+        let group_score = |limit: GroupLimit| GROUP_SCORES.iter().find(|(_, known)| *known == limit.score);
+        json!({
+            "model_type": self.model_type,
+            "paths": paths,
+            "paths_per_token": per_token,
+            "score": named(choice.score),
+            "groups": choice.groups.map(|limit| limit.groups),
+            "groups_kept": choice.groups.map(|limit| limit.kept),
+            "group_score": choice.groups.and_then(group_score).map(|(name, _)| *name),
+            "renormalise": choice.renormalise,
+            "scale": choice.scale,
+        })
+    }
+}
+
+/// The keys of a configuration. One that is null is not there.
+struct Keys<'a> {
+    object: &'a Map<String, Value>,
+    /// Whose they are, for errors.
+    model_type: Option<&'a str>,
+}
+
+impl<'a> Keys<'a> {
+    fn published(&self, model_type: &str) -> anyhow::Result<ModelConfig> {
+        let mut choice = PathChoice { score: Score::Softmax, groups: None, renormalise: false, scale: 1.0 };
+        let (mut biased, mut shared) = (false, false);
+        let [experts, all_experts, local_experts] = PATHS;
+        let (paths, per_token) = match model_type {
+            "deepseek_v2" => {
+                self.only("scoring_func", "softmax")?;
+                if self.flag("norm_topk_prob")? == Some(true) {
+                    bail!(
+                        "deepseek_v2: norm_topk_prob is true, of which the published implementations make different things"
+                    );
+                }
+                choice.groups = match self.text("topk_method")?.unwrap_or("greedy") {
+                    "greedy" => None,
+                    "group_limited_greedy" => self.groups("n_group", "topk_group", [None, None], GroupScore::Max)?,
+                    other => {
+                        bail!("deepseek_v2: topk_method is '{other}', expected 'greedy' or 'group_limited_greedy'")
+                    }
+                };
+                choice.scale = self.number("routed_scaling_factor")?.unwrap_or(1.0);
+                shared = self.count("n_shared_experts")?.is_some_and(|count| count > 0);
+                (self.paths(experts, 64)?, self.required("num_experts_per_tok")?)
+            }
+            "deepseek_v3" | "kimi_k2" => {
+                self.only("scoring_func", "sigmoid")?;
+                choice.score = Score::Sigmoid;
+                choice.groups = self.groups("n_group", "topk_group", [Some(8), Some(4)], GroupScore::SumOfTwo)?;
+                choice.renormalise = self.flag("norm_topk_prob")?.unwrap_or(true);
+                choice.scale = self.number("routed_scaling_factor")?.unwrap_or(2.5);
+                biased = true;
+                shared = self.count("n_shared_experts")?.is_some_and(|count| count > 0);
+                (self.paths(experts, 256)?, self.per_token(8)?)
+            }
+            "mixtral" => {
+                choice.score = Score::SoftmaxOfChosen;
+                (self.paths(local_experts, 8)?, self.per_token(2)?)
+            }
+            qwen_or_olmoe => {
+                choice.renormalise = self.flag("norm_topk_prob")?.unwrap_or(false);
+                shared = qwen_or_olmoe == "qwen2_moe";
+                let (paths, per_token) = match qwen_or_olmoe {
+                    "qwen2_moe" => (60, 4),
+                    "qwen3_moe" => (128, 8),
+                    _ => (64, 8),
+                };
+                (self.paths(all_experts, paths)?, self.per_token(per_token)?)
+            }
+        };
+        Ok(ModelConfig {
+            model_type: Some(model_type.into()),
+            router: RouterConfig { paths, per_token, choice },
+            features: self.count("hidden_size")?,
+            activation: self.text("hidden_act")?.map(Into::into),
+            biased,
+            shared,
+        })
+    }
+
+    fn own(&self) -> anyhow::Result<ModelConfig> {
+        let known = |key: &&String| OWN.contains(&key.as_str()) || *key == "model_type";
+        if let Some(unknown) = self.object.keys().find(|key| !known(key)) {
+            bail!("there is no model_type, and '{unknown}' is none of our own keys: {}", OWN.join(", "));
+        }
+        let group_score = self.one_of("group_score", &GROUP_SCORES)?.unwrap_or(GroupScore::Max);
+        let groups = self.groups("groups", "groups_kept", [Some(1), None], group_score)?;
+        if let (None, Some(kept @ 2..)) = (groups, self.count("groups_kept")?) {
+            bail!("groups_kept is {kept}, but there is one group");
+        }
+        let choice = PathChoice {
+            score: self.one_of("score", &SCORES)?.unwrap_or(Score::Softmax),
+            groups,
+            renormalise: self.flag("renormalise")?.unwrap_or(false),
+            scale: self.number("scale")?.unwrap_or(1.0),
+        };
+        let router =
+            RouterConfig { paths: self.required("paths")?, per_token: self.required("paths_per_token")?, choice };
+        Ok(ModelConfig { model_type: None, router, features: None, activation: None, biased: false, shared: false })
+    }
+
+    /// The number of paths, under the model's own spelling or another model's.
+    fn paths(&self, own: &str, default: usize) -> anyhow::Result<usize> {
+        let mut found: Option<(&str, usize)> = None;
+        for key in [own].into_iter().chain(PATHS) {
+            match (found, self.count(key)?) {
+                (None, Some(count)) => found = Some((key, count)),
+                (Some((first, count)), Some(other)) if count != other => {
+                    bail!("{}{first} is {count}, {key} is {other}", self.whose())
+                }
+                _ => {}
+            }
+        }
+        Ok(found.map_or(default, |(_, count)| count))
+    }
+
+    fn per_token(&self, default: usize) -> anyhow::Result<usize> {
+        Ok(self.count("num_experts_per_tok")?.unwrap_or(default))
+    }
+
+    /// The limit to groups; none where there is one group, of which only one can be kept.
+    fn groups(
+        &self,
+        of_groups: &str,
+        of_kept: &str,
+        [groups, kept]: [Option<usize>; 2],
+        score: GroupScore,
+    ) -> anyhow::Result<Option<GroupLimit>> {
+        let count = |key: &str, default: Option<usize>| -> anyhow::Result<u32> {
+            let count = match (self.count(key)?, default) {
+                (Some(count), _) | (None, Some(count)) => count,
+                (None, None) => self.required(key)?,
+            };
+            u32::try_from(count).with_context(|| format!("{}{key} is {count}", self.whose()))
+        };
+        match count(of_groups, groups)? {
+            1 => Ok(None),
+            groups => Ok(Some(GroupLimit { groups, kept: count(of_kept, kept)?, score })),
+        }
+    }
+
+    fn get(&self, key: &str) -> Option<&'a Value> {
+        self.object.get(key).filter(|value| !value.is_null())
+    }
+
+    fn count(&self, key: &str) -> anyhow::Result<Option<usize>> {
+        let read = |value: &Value| value.as_u64().and_then(|count| usize::try_from(count).ok());
+        self.read(key, "a whole number", read)
+    }
+
+    fn required(&self, key: &str) -> anyhow::Result<usize> {
+        self.count(key)?.with_context(|| format!("{}there is no {key}", self.whose()))
+    }
+
+    fn number(&self, key: &str) -> anyhow::Result<Option<f32>> {
+        self.read(key, "a number", |value| value.as_f64().map(|number| number as f32))
+    }
+
+    fn flag(&self, key: &str) -> anyhow::Result<Option<bool>> {
+        self.read(key, "true or false", Value::as_bool)
+    }
+
+    fn text(&self, key: &str) -> anyhow::Result<Option<&'a str>> {
+        self.read(key, "a text", Value::as_str)
+    }
+
+    fn one_of<T: Copy>(&self, key: &str, all: &[(&str, T)]) -> anyhow::Result<Option<T>> {
+        let Some(text) = self.text(key)? else { return Ok(None) };
+        let names = || all.iter().map(|(name, _)| *name).collect::<Vec<_>>().join(", ");
+        let found = all.iter().find(|(name, _)| *name == text);
+        Ok(Some(found.with_context(|| format!("{key} is '{text}', expected one of {}", names()))?.1))
+    }
+
+    /// Refuses a text that is there and is another.
+    fn only(&self, key: &str, expected: &str) -> anyhow::Result<()> {
+        let found = self.text(key)?.unwrap_or(expected);
+        ensure!(found == expected, "{}{key} is '{found}', expected '{expected}'", self.whose());
+        Ok(())
+    }
+
+    fn read<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> anyhow::Result<Option<T>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let found = read(value).with_context(|| format!("{}{key} is {value}, expected {expected}", self.whose()))?;
+        Ok(Some(found))
+    }
+
+    /// What an error begins with.
+    fn whose(&self) -> String {
+        self.model_type.map_or_else(String::new, |model_type| format!("{model_type}: "))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use double_routing::{
+        kernels::{GroupLimit, GroupScore, Score},
+        moe::RouterConfig,
+    };
+    use serde_json::{Value, json};
+
+    use super::ModelConfig;
+
+    fn parsed(value: Value) -> ModelConfig {
+        ModelConfig::parse(&value.to_string()).unwrap()
+    }
+
+    #[track_caller]
+    fn refused(value: Value, expected: &str) {
+        assert_eq!(format!("{:#}", ModelConfig::parse(&value.to_string()).unwrap_err()), expected);
+    }
+
+    #[test]
+    fn published_models_are_what_the_library_says() {
+        let v2 = json!({
+            "model_type": "deepseek_v2", "n_routed_experts": 160, "num_experts_per_tok": 6, "n_group": 8,
+            "topk_group": 3, "topk_method": "group_limited_greedy", "routed_scaling_factor": 16.0,
+            "norm_topk_prob": false, "scoring_func": "softmax", "n_shared_experts": 2, "hidden_size": 5120,
+            "hidden_act": "silu", "rope_scaling": { "type": "yarn" },
+        });
+        let config = parsed(v2);
+        assert_eq!(config.router, RouterConfig::deepseek_v2());
+        assert_eq!((config.features, config.activation.as_deref()), (Some(5120), Some("silu")));
+        assert!(config.shared && !config.biased);
+        let kimi = json!({
+            "model_type": "kimi_k2", "n_routed_experts": 384, "num_experts_per_tok": 8, "n_group": 1, "topk_group": 1,
+            "scoring_func": "sigmoid", "topk_method": "noaux_tc", "norm_topk_prob": true,
+            "routed_scaling_factor": 2.827,
+        });
+        assert_eq!(parsed(kimi).router, RouterConfig::kimi_k2());
+        assert_eq!(
+            parsed(json!({ "model_type": "qwen3_moe", "norm_topk_prob": true })).router,
+            RouterConfig::qwen3_moe()
+        );
+    }
+
+    #[test]
+    fn what_is_missing_is_what_the_models_have_by_default() {
+        for (name, expected) in [
+            ("deepseek_v3", RouterConfig::deepseek_v3()),
+            ("mixtral", RouterConfig::mixtral()),
+            ("olmoe", RouterConfig::olmoe()),
+            ("qwen2_moe", RouterConfig::qwen2_moe()),
+        ] {
+            assert_eq!(parsed(json!({ "model_type": name })).router, expected, "{name}");
+        }
+        let qwen3 = parsed(json!({ "model_type": "qwen3_moe" })).router;
+        assert_eq!((qwen3.paths, qwen3.per_token, qwen3.choice.renormalise), (128, 8, false));
+        let v2 = parsed(json!({ "model_type": "deepseek_v2", "num_experts_per_tok": 6, "topk_group": null })).router;
+        assert_eq!((v2.paths, v2.per_token, v2.choice.groups, v2.choice.scale), (64, 6, None, 1.0));
+        refused(json!({ "model_type": "deepseek_v2" }), "deepseek_v2: there is no num_experts_per_tok");
+    }
+
+    #[test]
+    fn paths_have_other_spellings() {
+        let of = |key: &str| parsed(json!({ "model_type": "mixtral", key: 16 })).router.paths;
+        assert_eq!(["num_experts", "num_local_experts", "n_routed_experts"].map(of), [16; 3]);
+        let both = json!({ "model_type": "mixtral", "num_local_experts": 8, "num_experts": 16 });
+        refused(both, "mixtral: num_local_experts is 8, num_experts is 16");
+    }
+
+    #[test]
+    fn a_text_model_may_be_nested() {
+        let of_text = json!({ "model_type": "kimi_k2", "n_group": 1, "num_experts_per_tok": 6 });
+        let config = parsed(json!({ "model_type": "some_vision_model", "text_config": of_text }));
+        assert_eq!(config.model_type.as_deref(), Some("kimi_k2"));
+        assert_eq!((config.router.per_token, config.router.choice.groups), (6, None));
+    }
+
+    #[test]
+    fn keys_of_our_own() {
+        let config = parsed(json!({
+            "paths": 48, "paths_per_token": 5, "score": "sqrt_softplus", "groups": 6, "groups_kept": 2,
+            "group_score": "sum_of_two", "renormalise": true, "scale": 1.5,
+        }));
+        let RouterConfig { paths, per_token, choice } = config.router;
+        assert_eq!((paths, per_token, choice.score), (48, 5, Score::SqrtSoftplus));
+        assert_eq!(choice.groups, Some(GroupLimit { groups: 6, kept: 2, score: GroupScore::SumOfTwo }));
+        assert_eq!((choice.renormalise, choice.scale), (true, 1.5));
+        // What is reported can be read again.
+        for config in [config, parsed(json!({ "paths": 4, "paths_per_token": 1 }))] {
+            assert_eq!(parsed(config.to_json()), config);
+        }
+    }
+
+    #[test]
+    fn rules_are_told_in_words() {
+        let rule = |name: &str| parsed(json!({ "model_type": name })).rule();
+        assert_eq!(rule("mixtral"), "softmax over the chosen");
+        assert_eq!(rule("deepseek_v3"), "from 4 of 8 groups by their two largest; sigmoid, renormalised, times 2.5");
+    }
+
+    #[test]
+    fn what_cannot_be_meant_is_refused() {
+        refused(
+            json!({ "model_type": "llama" }),
+            "model_type 'llama' is not known; \
+             known: deepseek_v2, deepseek_v3, kimi_k2, mixtral, olmoe, qwen2_moe, qwen3_moe",
+        );
+        refused(json!([1]), "not a JSON object");
+        assert!(format!("{:#}", ModelConfig::parse("{").unwrap_err()).starts_with("not JSON: "));
+        let v2 = |key: &str, value: Value| json!({ "model_type": "deepseek_v2", "num_experts_per_tok": 6, "n_group": 8, key: value });
+        refused(
+            v2("norm_topk_prob", true.into()),
+            "deepseek_v2: norm_topk_prob is true, of which the published implementations make different things",
+        );
+        refused(
+            v2("topk_method", "noaux_tc".into()),
+            "deepseek_v2: topk_method is 'noaux_tc', expected 'greedy' or 'group_limited_greedy'",
+        );
+        refused(v2("topk_method", "group_limited_greedy".into()), "deepseek_v2: there is no topk_group");
+        refused(v2("scoring_func", "sigmoid".into()), "deepseek_v2: scoring_func is 'sigmoid', expected 'softmax'");
+        refused(
+            json!({ "model_type": "deepseek_v3", "scoring_func": "softmax" }),
+            "deepseek_v3: scoring_func is 'softmax', expected 'sigmoid'",
+        );
+        refused(
+            json!({ "model_type": "olmoe", "num_experts_per_tok": "8" }),
+            "olmoe: num_experts_per_tok is \"8\", expected a whole number",
+        );
+        refused(json!({ "paths": 8 }), "there is no paths_per_token");
+        refused(
+            json!({ "paths": 8, "experts": 2 }),
+            "there is no model_type, and 'experts' is none of our own keys: \
+             paths, paths_per_token, score, groups, groups_kept, group_score, renormalise, scale",
+        );
+        refused(
+            json!({ "paths": 8, "paths_per_token": 2, "score": "relu" }),
+            "score is 'relu', expected one of softmax, sigmoid, sqrt_softplus, softmax_of_chosen",
+        );
+        refused(json!({ "paths": 8, "paths_per_token": 2, "groups": 4 }), "there is no groups_kept");
+        refused(
+            json!({ "paths": 8, "paths_per_token": 2, "groups_kept": 2 }),
+            "groups_kept is 2, but there is one group",
+        );
+    }
+}

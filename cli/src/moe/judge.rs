@@ -1,0 +1,459 @@
+//! Holding what a router chose, and what a block made of it, against the CPU reference.
+//!
+//! A device computes logits and scores in f32, in whatever order it adds. Where the bounds on that leave one choice only, ids have to be
+//! the reference's; where they do not, ids have to be among those that the bounds allow. Gates and y are judged for the ids that
+//! were chosen.
+
+use std::{collections::BTreeSet, io::Write};
+
+use double_routing::{
+    moe::RouterConfig,
+    reference::{
+        PathRule, PathScore, PathsOfRow, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths,
+        score_bound,
+    },
+};
+use serde::Serialize;
+
+use super::{
+    evaluate::Output,
+    reference::{ReferenceRouter, block},
+    weights::Weights,
+};
+use crate::report::{self, BAD, BOLD, GOOD, Out};
+
+/// What came of it.
+#[derive(Debug, Clone, Serialize)]
+pub struct Judgement {
+    pub tokens: usize,
+    /// Tokens whose ids are the reference's.
+    pub same: usize,
+    /// Tokens whose ids the bounds leave no choice in.
+    pub decided: usize,
+    /// Tokens whose ids are not what they may be.
+    pub wrong: usize,
+    /// The largest relative error of a gate.
+    pub gates: Measure,
+    /// The norm of y's error by that of y; of blocks only.
+    pub y: Option<Measure>,
+    /// What is wrong first.
+    pub fault: Option<String>,
+    pub passed: bool,
+}
+
+/// An error, that of plain f32 loops, and what it may be: a gate may also lose what f32 loses in its score.
+#[derive(Debug, Clone, Copy, Serialize)]
+pub struct Measure {
+    pub error: f64,
+    pub yardstick: f64,
+    pub allowed: f64,
+}
+
+/// An error may be 4 times that of plain f32 loops, and 1e-6 where that is less.
+const YARDSTICKS: f64 = 4.0;
+const FLOOR: f64 = 1e-6;
+
+/// Numbers of the logits or of x in one piece of work.
+const PIECE: usize = 1 << 20;
+
+/// Judges ids, gates, counts, margins and y.
+pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output) -> Judgement {
+    let router = ReferenceRouter::new(weights.router(), config);
+    let mut truth = Truth::new(config);
+    let (features, per_token) = (weights.router().shape[1], config.per_token);
+    let tokens = x.len() / features;
+    let step = (PIECE / features.max(config.paths)).max(1);
+    // A block takes far longer than its router.
+    let step = if weights.block().is_some() { step.min(16) } else { step };
+    let bar = report::progress("checked", tokens, step < tokens);
+    for start in (0..tokens).step_by(step) {
+        let range = start..tokens.min(start + step);
+        let x = &x[start * features..range.end * features];
+        let slots = start * per_token..range.end * per_token;
+        let ids = &output.routing.ids[slots.clone()];
+        let of_piece = truth.routes(&router, x, ids, &output.routing.margin[range.clone()]);
+        if let (Some(weights), Some(y), Some(Gates { exact, plain })) = (weights.block(), &output.y, of_piece) {
+            let (exact, plain) = (block::<f64>(weights, x, ids, exact), block::<f32>(weights, x, ids, plain));
+            truth.products(&y[start * features..range.end * features], &exact, &plain);
+        }
+        bar.inc(range.len() as u64);
+    }
+    bar.finish_and_clear();
+    truth.judge(output)
+}
+
+/// What is known of the tokens so far.
+struct Truth {
+    config: RouterConfig,
+    tokens: usize,
+    same: usize,
+    decided: usize,
+    wrong: usize,
+    fault: Option<String>,
+    exact: Vec<f64>,
+    plain: Vec<f64>,
+    /// What f32 may lose in the scores of gates whose logits are exact.
+    bound: Vec<f64>,
+    /// Sums of squares: of y, of its error, and of that of plain f32 loops.
+    squares: [f64; 3],
+}
+
+/// The gates of a piece's ids, from exact logits and from those of plain f32 loops.
+struct Gates<'a> {
+    exact: &'a [f64],
+    plain: &'a [f64],
+}
+
+impl Truth {
+    fn new(config: RouterConfig) -> Self {
+        Self {
+            config,
+            tokens: 0,
+            same: 0,
+            decided: 0,
+            wrong: 0,
+            fault: None,
+            exact: Vec::new(),
+            plain: Vec::new(),
+            bound: Vec::new(),
+            squares: [0.0; 3],
+        }
+    }
+
+    /// Judges ids and margins of some tokens. Returns their gates, unless an id is no path.
+    fn routes(&mut self, router: &ReferenceRouter, x: &[f32], ids: &[u32], margins: &[f32]) -> Option<Gates<'_>> {
+        let RouterConfig { paths, per_token, .. } = self.config;
+        let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+        let (logits, bound, plain) = (router.logits(&x), router.logits_bound(&x), router.plain_logits(&x));
+        let first = self.exact.len();
+        let mut all_paths = true;
+        for (at, ids) in ids.chunks(per_token).enumerate() {
+            let row = at * paths..(at + 1) * paths;
+            let row = (&logits[row.clone()], &bound[row.clone()], &plain[row]);
+            let judged = Row::new(row.0, row.1, router.bias.as_deref(), router.rule, per_token);
+            self.same += usize::from(ids == judged.expected.ids);
+            match judged.judge(ids, margins[at]) {
+                Ok(decided) => self.decided += usize::from(decided),
+                Err(reason) => {
+                    self.wrong += 1;
+                    let token = self.tokens;
+                    self.fault.get_or_insert_with(|| format!("token {token}: {reason}"));
+                }
+            }
+            self.tokens += 1;
+            let is_path = |id: u32| (id as usize) < paths;
+            all_paths &= ids.iter().all(|&id| is_path(id) || id == u32::MAX);
+            let ids: Vec<u32> = ids.iter().map(|&id| if is_path(id) { id } else { u32::MAX }).collect();
+            self.exact.extend(path_gates(row.0, &ids, router.rule));
+            self.plain.extend(path_gates(row.2, &ids, router.rule).into_iter().map(|gate| f64::from(gate as f32)));
+            self.bound.extend(gate_bound(row.0, &ids, router.rule));
+        }
+        all_paths.then(|| Gates { exact: &self.exact[first..], plain: &self.plain[first..] })
+    }
+
+    /// Takes y of some tokens.
+    fn products(&mut self, y: &[f32], exact: &[f64], plain: &[f32]) {
+        for ((&y, &plain), &exact) in y.iter().zip(plain).zip(exact) {
+            let terms = [exact, f64::from(y) - exact, f64::from(plain) - exact];
+            self.squares.iter_mut().zip(terms).for_each(|(sum, term)| *sum += term * term);
+        }
+    }
+
+    fn judge(mut self, output: &Output) -> Judgement {
+        let mut counts = vec![0; self.config.paths];
+        for &id in &output.routing.ids {
+            if let Some(count) = counts.get_mut(id as usize) {
+                *count += 1;
+            }
+        }
+        if let Some(path) = (0..counts.len()).find(|&path| output.routing.counts[path] != counts[path]) {
+            let counted = output.routing.counts[path];
+            self.fault.get_or_insert_with(|| format!("path {path} has {} tokens, {counted} counted", counts[path]));
+        }
+
+        let gates = self.gates(&output.routing.gates);
+        let y = output.y.as_ref().map(|_| self.y());
+        Judgement {
+            tokens: self.tokens,
+            same: self.same,
+            decided: self.decided,
+            wrong: self.wrong,
+            gates,
+            y,
+            passed: self.fault.is_none(),
+            fault: self.fault,
+        }
+    }
+
+    fn gates(&mut self, gates: &[f32]) -> Measure {
+        // So small a gate is as good as none, and f32 may have none of it.
+        let relative = |error: f64, gate: f64| if gate.abs() > 1e-30 { error.abs() / gate.abs() } else { 0.0 };
+        let all = || self.exact.iter().zip(&self.plain).zip(&self.bound).zip(gates);
+        let yardstick = all().map(|(((&exact, plain), _), _)| relative(plain - exact, exact)).fold(0.0, f64::max);
+        let of_logits = (YARDSTICKS * yardstick).max(FLOOR);
+        let (mut error, mut allowed) = (0.0f64, of_logits);
+        let mut fault = None;
+        for (at, (((&exact, _), &bound), &gate)) in all().enumerate() {
+            let difference = f64::from(gate) - exact;
+            error = error.max(relative(difference, exact));
+            allowed = allowed.max(of_logits + relative(bound, exact));
+            // A NaN is not allowed either.
+            let near = difference.abs() <= of_logits * exact.abs() + bound;
+            if !near && fault.is_none() {
+                let (token, slot) = (at / self.config.per_token, at % self.config.per_token);
+                fault = Some(format!("token {token}: gate {slot} is {gate}, expected {exact:.9}"));
+            }
+        }
+        self.fault = self.fault.take().or(fault);
+        Measure { error, yardstick, allowed }
+    }
+
+    fn y(&mut self) -> Measure {
+        let [norm, error, plain] = self.squares.map(f64::sqrt);
+        let share = |error: f64| if error == 0.0 { 0.0 } else { error / norm };
+        let (error, yardstick) = (share(error), share(plain));
+        let allowed = (YARDSTICKS * yardstick).max(FLOOR);
+        // An error that is NaN is not allowed either.
+        if error.is_nan() || error > allowed {
+            let fault = || format!("the error of y is {error:.3e} of y, allowed {allowed:.3e}");
+            self.fault.get_or_insert_with(fault);
+        }
+        Measure { error, yardstick, allowed }
+    }
+}
+
+/// One token's scores, and how far from them an f32 evaluation may be, to first order in the logits' error.
+struct Row {
+    rule: PathRule,
+    c: Vec<f64>,
+    bound: Vec<f64>,
+    /// The groups' scores and their bounds.
+    groups: Vec<f64>,
+    group_bound: Vec<f64>,
+    expected: PathsOfRow,
+}
+
+impl Row {
+    fn new(logits: &[f64], logits_bound: &[f64], bias: Option<&[f64]>, rule: PathRule, chosen: usize) -> Self {
+        let mut c = path_scores(logits, rule.score);
+        let mut bound = score_bound(logits, rule.score);
+        for (bound, moved) in bound.iter_mut().zip(moved_by(logits, logits_bound, rule.score)) {
+            *bound += moved;
+        }
+        if let Some(bias) = bias {
+            for path in 0..c.len() {
+                c[path] += bias[path];
+                bound[path] += ROUNDING * (c[path].abs() + bound[path]);
+            }
+        }
+        let size = c.len() / rule.groups;
+        let groups: Vec<f64> = c.chunks(size).map(|group| group_score(group, rule.sum_of_two)).collect();
+        let terms = if rule.sum_of_two { 2.0 } else { 1.0 };
+        let group_bound = bound
+            .chunks(size)
+            .zip(&groups)
+            .map(|(group, score)| terms * group.iter().copied().fold(0.0, f64::max) + ROUNDING * score.abs());
+        let group_bound = group_bound.collect();
+        Self { rule, c, bound, groups, group_bound, expected: route_paths(logits, bias, chosen, rule) }
+    }
+
+    /// Whether the bounds leave one choice only; what is wrong with ids and margin that they do not allow.
+    fn judge(&self, ids: &[u32], margin: f32) -> Result<bool, String> {
+        let size = self.c.len() / self.rule.groups;
+        let kept = best(&self.groups);
+        let (kept, dropped) = kept.split_at(self.rule.kept.min(kept.len()));
+        let groups_decided = self.all_before(&self.groups, &self.group_bound, kept, dropped);
+        let chosen: Vec<usize> =
+            self.expected.ids.iter().filter(|&&id| id != u32::MAX).map(|&id| id as usize).collect();
+        let of_kept = kept.iter().flat_map(|&group| group * size..(group + 1) * size);
+        let rejected: Vec<usize> = of_kept.filter(|path| !chosen.contains(path)).collect();
+        let in_order = chosen.windows(2).all(|pair| self.all_before(&self.c, &self.bound, &pair[..1], &pair[1..]));
+        let decided = groups_decided && in_order && self.all_before(&self.c, &self.bound, &chosen, &rejected);
+        if decided {
+            if ids != self.expected.ids {
+                return Err(format!("the paths are {ids:?}, expected {:?}", self.expected.ids));
+            }
+            self.judge_margin(margin, &chosen, &rejected)?;
+            return Ok(true);
+        }
+
+        let (paths, rest) = ids.split_at(chosen.len());
+        let distinct: BTreeSet<u32> = paths.iter().copied().filter(|&id| (id as usize) < self.c.len()).collect();
+        if distinct.len() < paths.len() || rest.iter().any(|&id| id != u32::MAX) {
+            return Err(format!("the paths are {ids:?}, expected {} of {}", chosen.len(), self.c.len()));
+        }
+        // Neither may be surely worse than what the reference takes last.
+        let allowed = |values: &[f64], bound: &[f64], at: usize, last: Option<&usize>| {
+            last.is_none_or(|&last| values[at] + bound[at] >= values[last] - bound[last])
+        };
+        for path in paths.iter().map(|&path| path as usize) {
+            let group = path / size;
+            if !allowed(&self.groups, &self.group_bound, group, kept.last()) {
+                return Err(format!("path {path} is of group {group}, which is not kept"));
+            }
+            if groups_decided && !allowed(&self.c, &self.bound, path, chosen.last()) {
+                return Err(format!("path {path} was chosen, {} are better", chosen.len()));
+            }
+        }
+        Ok(false)
+    }
+
+    /// Whether each of `first` is larger than each of `then`, whatever the rounding.
+    fn all_before(&self, values: &[f64], bound: &[f64], first: &[usize], then: &[usize]) -> bool {
+        let least = first.iter().map(|&at| values[at] - bound[at]).fold(f64::INFINITY, f64::min);
+        then.iter().all(|&at| least > values[at] + bound[at])
+    }
+
+    fn judge_margin(&self, margin: f32, chosen: &[usize], rejected: &[usize]) -> Result<(), String> {
+        let expected = self.expected.margin;
+        let worst = |paths: &[usize]| paths.iter().map(|&path| self.bound[path]).fold(0.0, f64::max);
+        let bound = worst(chosen) + worst(rejected) + ROUNDING * expected.abs() + f64::from(f32::MIN_POSITIVE);
+        let margin = f64::from(margin);
+        if margin == expected || (margin - expected).abs() <= bound {
+            return Ok(());
+        }
+        Err(format!("the margin is {margin}, expected {expected} ± {bound:.1e}"))
+    }
+}
+
+/// Indices by falling value, those of equals rising.
+fn best(values: &[f64]) -> Vec<usize> {
+    let mut order: Vec<usize> = (0..values.len()).collect();
+    order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
+    order
+}
+
+/// How far scores move where the logits move by no more than `bound`.
+fn moved_by(logits: &[f64], bound: &[f64], score: PathScore) -> Vec<f64> {
+    let largest = bound.iter().copied().fold(0.0, f64::max);
+    let scores = path_scores(logits, score);
+    match score {
+        // One logit up and all others down.
+        PathScore::Softmax => {
+            scores.iter().zip(bound).map(|(score, bound)| score * (bound + largest).exp_m1()).collect()
+        }
+        PathScore::Logit => bound.to_vec(),
+        // They rise with their logit.
+        PathScore::Sigmoid | PathScore::SqrtSoftplus => {
+            let shifted = |sign: f64| {
+                let logits: Vec<f64> = logits.iter().zip(bound).map(|(logit, bound)| logit + sign * bound).collect();
+                path_scores(&logits, score)
+            };
+            let (up, down) = (shifted(1.0), shifted(-1.0));
+            (0..scores.len()).map(|path| (up[path] - scores[path]).max(scores[path] - down[path])).collect()
+        }
+    }
+}
+
+/// Prints the errors, what they may be, and the verdict.
+pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
+    let Judgement { tokens, same, decided, wrong, gates, y, fault, passed } = judgement;
+    let (style, verdict) = if *passed { (GOOD, "passed") } else { (BAD, "FAILED") };
+    writeln!(out, "{BOLD}check{BOLD:#}    {style}{verdict}{style:#} against the CPU reference in f64")?;
+    let open = tokens - decided;
+    writeln!(
+        out,
+        "         paths: the reference's in {same} of {tokens} tokens, {wrong} wrong; rounding may decide in {open}"
+    )?;
+    let print = |out: &mut Out, what: &str, measure: &Measure| {
+        let Measure { error, yardstick, allowed } = measure;
+        writeln!(
+            out,
+            "         {what}: relative error {error:.2e}, allowed {allowed:.2e} (plain f32 loops: {yardstick:.2e})"
+        )
+    };
+    print(out, "gates", gates)?;
+    if let Some(y) = y {
+        print(out, "y", y)?;
+    }
+    match fault {
+        Some(fault) => Ok(writeln!(out, "         {fault}")?),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use double_routing::{
+        Values,
+        kernels::{GroupLimit, GroupScore, PathChoice, Score},
+        moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights},
+    };
+
+    use super::{Judgement, Output, Weights, judge};
+    use crate::{gpu::Target, moe::evaluate::Evaluator};
+
+    fn values(count: usize) -> Vec<f32> {
+        (0..count).map(|at| ((at * 37 + 11) % 1009) as f32 / 504.5 - 1.0).collect()
+    }
+
+    /// A judge of what is changed in what the reference computes.
+    fn judged(config: RouterConfig, x: &[f32], change: impl FnOnce(&mut Output)) -> Judgement {
+        let (paths, features) = (config.paths, 5);
+        let bias = Some(Values::from(vec![0.01; paths]));
+        let stack = || values(paths * 3 * features);
+        let block = MoeWeights {
+            router: RouterWeights::new(values(paths * features), [paths, features], bias).unwrap(),
+            experts: ExpertWeights::new(stack(), stack(), stack(), [paths, 3, features]).unwrap(),
+            shared: None,
+        };
+        let weights = Weights::Block(Box::new(block));
+        let evaluator = Evaluator::new(&Target::Reference, &weights, config, false).unwrap();
+        let mut output = evaluator.run(x, Some(7)).unwrap().output;
+        change(&mut output);
+        judge(&weights, config, x, &output)
+    }
+
+    fn config() -> RouterConfig {
+        let groups = Some(GroupLimit { groups: 4, kept: 2, score: GroupScore::SumOfTwo });
+        let choice = PathChoice { score: Score::Sigmoid, groups, renormalise: true, scale: 2.5 };
+        RouterConfig { paths: 16, per_token: 3, choice }
+    }
+
+    #[test]
+    fn every_kind_of_error_is_found() {
+        for score in [Score::Softmax, Score::Sigmoid, Score::SqrtSoftplus, Score::SoftmaxOfChosen] {
+            let config = RouterConfig { choice: PathChoice { score, ..config().choice }, ..config() };
+            let judged = |change: fn(&mut Output)| judged(config, &values(20 * 5), change);
+            let right = judged(|_| {});
+            assert!(right.passed && right.same == 20 && right.decided == 20 && right.wrong == 0, "{right:?}");
+            assert!(right.y.is_some_and(|y| y.error < 1e-7), "{right:?}");
+
+            let wrong: [fn(&mut Output); 8] = [
+                |output| output.routing.ids.swap(3, 4),
+                |output| output.routing.ids[9] = (output.routing.ids[9] + 1) % 16,
+                |output| output.routing.ids[9] = 16,
+                |output| output.routing.gates[7] *= 1.0001,
+                |output| output.routing.gates[8] = f32::NAN,
+                |output| output.routing.counts[0] += 1,
+                |output| output.routing.margin[2] += 1e-4,
+                |output| output.y.iter_mut().flatten().for_each(|y| *y *= 1.00001),
+            ];
+            for (at, change) in wrong.into_iter().enumerate() {
+                let judgement = judged(change);
+                assert!(!judgement.passed && judgement.fault.is_some(), "{at}: {judgement:?}");
+                assert_eq!(judgement.wrong, usize::from([0, 1, 2, 6].contains(&at)), "{at}: {judgement:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn what_rounding_decides_is_left_to_it() {
+        // All logits are 0: every choice is between equals.
+        let config = config();
+        let zeros = [0.0; 4 * 5];
+        let of_zeros = |ids: [u32; 3]| {
+            judged(config, &zeros, |output| {
+                output.routing.ids[..3].copy_from_slice(&ids);
+                output.routing.counts = vec![0; 16];
+                output.routing.ids.iter().for_each(|&id| output.routing.counts[id as usize] += 1);
+            })
+        };
+        let judgement = of_zeros([15, 12, 3]);
+        assert!(judgement.passed && judgement.same == 3 && judgement.decided == 0, "{judgement:?}");
+        let judgement = of_zeros([15, 15, 3]);
+        assert_eq!((judgement.passed, judgement.wrong), (false, 1), "{judgement:?}");
+    }
+}

@@ -1,0 +1,287 @@
+//! `route` and `moe`: the router of a mixture of experts alone, and the whole block.
+
+mod evaluate;
+mod judge;
+mod picture;
+mod reference;
+mod weights;
+
+use std::{io::Write, num::NonZeroUsize, path::PathBuf};
+
+use anyhow::Context;
+use double_routing::{bytemuck, moe::Routing};
+use safetensors::{Dtype, tensor::TensorView};
+use serde_json::{Value, json};
+
+use crate::{
+    Verdict,
+    gpu::{Selection, Target},
+    input::{self, Input},
+    model_config::ModelConfig,
+    report::{self, BOLD, Out},
+    save::Destination,
+};
+use evaluate::{Evaluator, Output, Run};
+use judge::{Judgement, judge};
+use picture::{Picture, Scene};
+use weights::{Files, Weights};
+
+/// What --help has to say of the configuration.
+pub const ABOUT_CONFIG: &str = "\
+CONFIG.json is a model's config.json from the Hugging Face hub (deepseek_v2, deepseek_v3, kimi_k2, mixtral, olmoe, qwen2_moe, \
+qwen3_moe), or an object without model_type and with these keys:
+  paths            how many there are
+  paths_per_token  how many of them a token gets
+  score            softmax (default), sigmoid, sqrt_softplus or softmax_of_chosen
+  groups           groups of neighbouring paths; 1 by default
+  groups_kept      how many of them a token's paths may be of
+  group_score      a group counts by its best path, max (default), or by its two best, sum_of_two
+  renormalise      whether a token's gates are divided by their sum; false by default
+  scale            what gates are multiplied by at the end; 1 by default";
+
+#[derive(Debug, clap::Args)]
+pub struct Arguments {
+    /// A model's config.json, or an object with our own keys: see below
+    #[arg(long, value_name = "CONFIG.json")]
+    config: PathBuf,
+    /// Safetensors files of the model, under the names of published checkpoints: gate.weight, and experts for a block
+    #[arg(long, value_name = "FILE", required = true, num_args = 1..)]
+    weights: Vec<PathBuf>,
+    /// What stands before these names, such as `model.layers.3.mlp.` or `model.layers.3.`; needed where there are several
+    #[arg(long)]
+    prefix: Option<String>,
+    /// Safetensors file with a tensor `x` [T, D] or [B, S, D]; or .npy
+    #[arg(long, value_name = "FILE")]
+    input: PathBuf,
+    /// Safetensors file to write: `ids` and `gates` [T, e], `counts` [P], `margin` [T], and a block's `y`, of the shape of x
+    #[arg(long, value_name = "FILE")]
+    output: PathBuf,
+    #[command(flatten)]
+    selection: Selection,
+    /// Let no result depend on what else is in its batch
+    #[arg(long)]
+    batch_invariant: bool,
+    /// Tokens at a time, instead of as many as fit
+    #[arg(long, value_name = "N")]
+    batch: Option<NonZeroUsize>,
+    /// Compare with the CPU reference; exit with 1 where something is not within its bound
+    #[arg(long)]
+    check: bool,
+    /// Also draw which token has which paths, and the load of each path
+    #[arg(long, value_name = "FILE.svg|FILE.png")]
+    picture: Option<PathBuf>,
+    /// Let NaN and infinities in x and in the weights pass
+    #[arg(long)]
+    allow_non_finite: bool,
+    /// Print one JSON object
+    #[arg(long)]
+    json: bool,
+}
+
+/// What of a mixture of experts is run.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    Router,
+    Block,
+}
+
+/// A margin below which another device may choose otherwise.
+const CLOSE: f32 = 1e-6;
+
+pub fn run(part: Part, arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    let Arguments { allow_non_finite, .. } = *arguments;
+    let config = read_config(arguments)?;
+    let prefix = arguments.prefix.as_deref();
+    let (weights, prefix) = Files::read(&arguments.weights)?.weights(prefix, &config, part, allow_non_finite)?;
+    let input = input::read_tokens(&arguments.input, weights.router().shape, allow_non_finite)?;
+    let destination = Destination::new(&arguments.output)?;
+    let picture = arguments.picture.as_deref().map(Picture::new).transpose()?;
+    let target = arguments.selection.open()?;
+    let evaluator = Evaluator::new(&target, &weights, config.router, arguments.batch_invariant)?;
+    let run = evaluator.run(&input.x, arguments.batch.map(NonZeroUsize::get))?;
+    if let Some(picture) = picture {
+        picture.save(&Scene::new(&config, &run.output.routing))?;
+    }
+    write(&input, &run.output, &config, destination)?;
+    let judgement = arguments.check.then(|| judge(&weights, config.router, &input.x, &run.output));
+
+    let report = Report { arguments, config, target, weights, prefix, input, run, judgement };
+    if arguments.json {
+        report.print_json(out)?;
+    } else {
+        report.print(out)?;
+    }
+    Ok(report.judgement.is_none_or(|judgement| judgement.passed).into())
+}
+
+fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
+    let path = &arguments.config;
+    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let config = ModelConfig::parse(&text).and_then(|config| {
+        config.router.check()?;
+        Ok(config)
+    });
+    config.with_context(|| path.display().to_string())
+}
+
+fn write(input: &Input, output: &Output, config: &ModelConfig, mut destination: Destination) -> anyhow::Result<()> {
+    let Output { y, routing: Routing { ids, gates, counts, margin } } = output;
+    let of_slots = || vec![input.tokens(), config.router.per_token];
+    let mut tensors = vec![
+        ("ids", TensorView::new(Dtype::U32, of_slots(), bytemuck::cast_slice(ids))?),
+        ("gates", TensorView::new(Dtype::F32, of_slots(), bytemuck::cast_slice(gates))?),
+        ("counts", TensorView::new(Dtype::U32, vec![counts.len()], bytemuck::cast_slice(counts))?),
+        ("margin", TensorView::new(Dtype::F32, vec![margin.len()], bytemuck::cast_slice(margin))?),
+    ];
+    if let Some(y) = y {
+        tensors.push(("y", TensorView::new(Dtype::F32, input.shape.clone(), bytemuck::cast_slice(y))?));
+    }
+    let bytes = safetensors::serialize(tensors, None)?;
+    destination.file().write_all(&bytes).context("cannot write the output")?;
+    destination.commit()
+}
+
+/// How tokens are spread over paths.
+pub struct Load {
+    pub busiest: usize,
+    pub most: u32,
+    pub mean: f64,
+    pub idle: usize,
+}
+
+impl Load {
+    pub fn new(counts: &[u32]) -> Self {
+        let most = counts.iter().copied().max().unwrap_or(0);
+        let slots: u64 = counts.iter().map(|&count| u64::from(count)).sum();
+        Self {
+            busiest: counts.iter().position(|&count| count == most).unwrap_or(0),
+            most,
+            mean: slots as f64 / counts.len().max(1) as f64,
+            idle: counts.iter().filter(|&&count| count == 0).count(),
+        }
+    }
+
+    /// The largest load by the mean; 1 where there is none.
+    pub fn imbalance(&self) -> f64 {
+        if self.mean > 0.0 { f64::from(self.most) / self.mean } else { 1.0 }
+    }
+}
+
+struct Report<'a> {
+    arguments: &'a Arguments,
+    config: ModelConfig,
+    target: Target,
+    weights: Weights,
+    prefix: String,
+    input: Input,
+    run: Run,
+    judgement: Option<Judgement>,
+}
+
+impl Report<'_> {
+    fn routing(&self) -> &Routing {
+        &self.run.output.routing
+    }
+
+    /// The share of tokens between whose last chosen and first rejected path there is next to nothing.
+    fn close(&self) -> f64 {
+        let margin = &self.routing().margin;
+        margin.iter().filter(|&&margin| margin < CLOSE).count() as f64 / margin.len().max(1) as f64
+    }
+
+    /// Infinite where no path was rejected.
+    fn least_margin(&self) -> f32 {
+        self.routing().margin.iter().copied().fold(f32::INFINITY, f32::min)
+    }
+
+    fn print_json(&self, out: &mut Out) -> anyhow::Result<()> {
+        let load = Load::new(&self.routing().counts);
+        let router = self.weights.router();
+        let experts = self.weights.block().map(|block| {
+            json!({
+                "width": block.experts.width,
+                "shared_width": block.shared.as_ref().map(|shared| shared.expert.width),
+            })
+        });
+        let value: Value = json!({
+            "adapter": self.target.description(),
+            "config": self.config.to_json(),
+            "prefix": self.prefix,
+            "gate": router.shape,
+            "correction_bias": router.correction_bias.is_some(),
+            "experts": experts,
+            "x": self.input.shape,
+            "tokens": self.input.tokens(),
+            "counts": self.routing().counts,
+            "load": {
+                "max": load.most,
+                "mean": load.mean,
+                "max_by_mean": load.imbalance(),
+                "busiest": load.busiest,
+                "idle": load.idle,
+            },
+            "margin": { "least": self.least_margin(), "share_below_1e-6": self.close() },
+            "batches": self.run.batches,
+            "seconds": self.run.elapsed.as_secs_f64(),
+            "output": self.arguments.output,
+            "picture": self.arguments.picture,
+            "check": self.judgement,
+        });
+        report::json(out, &value)
+    }
+
+    fn print(&self, out: &mut Out) -> anyhow::Result<()> {
+        let router = self.weights.router();
+        let bias = if router.correction_bias.is_some() { "; correction bias" } else { "" };
+        writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.target.description())?;
+        writeln!(out, "{BOLD}router{BOLD:#}   {}: {}{bias}", self.config.name(), self.config.rule())?;
+        writeln!(out, "{BOLD}weights{BOLD:#}  {}gate.weight {:?}{}", self.prefix, router.shape, self.experts())?;
+        writeln!(out, "{BOLD}x{BOLD:#}        {:?}", self.input.shape)?;
+        let load = Load::new(&self.routing().counts);
+        let row = [
+            report::count(self.input.tokens() as u64),
+            format!("{} of {}", self.config.router.per_token, self.config.router.paths),
+            format!("{} ({} tokens)", load.busiest, report::count(load.most.into())),
+            format!("{:.2} × mean", load.imbalance()),
+            load.idle.to_string(),
+            format!("{:.2e}", self.least_margin()),
+        ];
+        let header = ["tokens", "paths a token", "busiest path", "its load", "idle paths", "least margin"];
+        report::print_table(out, &report::table(header, 0, [row]))?;
+        if self.close() > 0.0 {
+            writeln!(out, "  {:.2} % of the tokens have a margin below {CLOSE:e}", 100.0 * self.close())?;
+        }
+        let Run { output, batches, elapsed } = &self.run;
+        let y = output.y.as_ref().map_or_else(String::new, |_| format!("y {:?}, ", self.input.shape));
+        let (slots, paths) = ([self.input.tokens(), self.config.router.per_token], self.config.router.paths);
+        let name = self.arguments.output.display();
+        writeln!(
+            out,
+            "{BOLD}wrote{BOLD:#}    {name}: {y}ids and gates {slots:?}, counts [{paths}], margin [{}]",
+            slots[0]
+        )?;
+        if let Some(picture) = &self.arguments.picture {
+            writeln!(out, "         {}", picture.display())?;
+        }
+        let plural = if *batches == 1 { "batch" } else { "batches" };
+        writeln!(out, "{BOLD}time{BOLD:#}     {elapsed:.3?} in {batches} {plural}")?;
+        if let Some(judgement) = &self.judgement {
+            judge::print(judgement, out)?;
+            if !judgement.passed {
+                writeln!(out, "The output was written all the same.")?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What a block has beside its router.
+    fn experts(&self) -> String {
+        let Some(block) = self.weights.block() else { return String::new() };
+        let shared = match &block.shared {
+            Some(shared) if shared.gate.is_some() => format!(", a gated shared one of width {}", shared.expert.width),
+            Some(shared) => format!(", a shared one of width {}", shared.expert.width),
+            None => String::new(),
+        };
+        format!(", experts of width {}{shared}", block.experts.width)
+    }
+}
