@@ -308,6 +308,118 @@ const MUTANTS: &[Mutant] = &[
         test: "routing",
         cases: "folded-before-routing2",
     },
+    Mutant {
+        fault: "route_paths: the paths of other groups are 0 instead of excluded",
+        file: "shaders/route_paths.wgsl",
+        from: "        keys[B] = select(vec4<i32>(EXCLUDED), keys[B], keep);",
+        to: "        keys[B] = select(min(keys[B], vec4<i32>()), keys[B], keep) & select(vec4<i32>(), vec4<i32>(-1), keep);",
+        test: "route_paths",
+        cases: "bias=uniform",
+    },
+    Mutant {
+        fault: "route_paths: the last of equal paths comes first, within a lane",
+        file: "shaders/route_paths.wgsl",
+        from: "quad = select(quad, vec4<u32>(B), keys[B] > largest);",
+        to: "quad = select(quad, vec4<u32>(B), keys[B] >= largest);",
+        test: "route_paths",
+        cases: "integers",
+    },
+    Mutant {
+        fault: "route_paths: the last of equal paths comes first, among lanes of a subgroup",
+        file: "shaders/route_paths.wgsl",
+        from: "return Best(key, subgroupMin(select(NONE, own.path, own.key == key)));",
+        to: "return Best(key, subgroupMax(select(0u, own.path, own.key == key)));",
+        test: "route_paths",
+        cases: "integers",
+    },
+    Mutant {
+        fault: "route_paths: the last of equal paths comes first, among lanes in memory",
+        file: "shaders/route_paths.wgsl",
+        from: "(other.key == mine.key && other.path < mine.path)",
+        to: "(other.key == mine.key && other.path > mine.path)",
+        test: "route_paths",
+        cases: "integers",
+    },
+    Mutant {
+        fault: "route_paths: the last of equal groups is kept, in subgroups",
+        file: "shaders/route_paths.wgsl",
+        from: "(other == score && before)",
+        to: "(other == score && !before && H / group_lanes != group)",
+        test: "route_paths",
+        cases: "groups",
+    },
+    Mutant {
+        fault: "route_paths: the last of equal groups is kept, in memory",
+        file: "shaders/route_paths.wgsl",
+        from: "(value == score && other < group)",
+        to: "(value == score && other > group)",
+        test: "route_paths",
+        cases: "groups",
+    },
+    Mutant {
+        fault: "route_paths: gates are c instead of the score",
+        file: "shaders/route_paths.wgsl",
+        from: "gate = select(scores(kind, logit, sum).x, 1.0, kind == SOFTMAX && paths == 1u);",
+        to: "gate = value_of(last);",
+        test: "route_paths",
+        cases: "bias=usual",
+    },
+    Mutant {
+        fault: "route_paths: the sum of two has one term",
+        file: "shaders/route_paths.wgsl",
+        from: "select(0.0, 0.5 * value_of(largest.y), largest.y != EXCLUDED)",
+        to: "select(0.0, 0.5 * value_of(largest.x), largest.y != EXCLUDED)",
+        test: "route_paths",
+        cases: "sum renormalised",
+    },
+    Mutant {
+        fault: "route_paths: renormalised gates forget the scale",
+        file: "shaders/route_paths.wgsl",
+        from: "gate * bitcast<f32>(params.scale), 0.0,",
+        to: "gate * select(bitcast<f32>(params.scale), 1.0, divided), 0.0,",
+        test: "route_paths",
+        cases: "by 2.5",
+    },
+    Mutant {
+        fault: "route_paths: the margin is that of the last two chosen",
+        file: "shaders/route_paths.wgsl",
+        from: "if round == count {",
+        to: "if round + 1u == count {",
+        test: "route_paths",
+        cases: "margin",
+    },
+    Mutant {
+        fault: "route_paths: a negative zero is less than zero",
+        file: "shaders/route_paths.wgsl",
+        from: "return select(keys, vec4<i32>(), keys == vec4<i32>(-1));",
+        to: "return keys;",
+        test: "route_paths",
+        cases: "zeros",
+    },
+    Mutant {
+        fault: "route_paths: rows that are left out keep their gates",
+        file: "shaders/route_paths.wgsl",
+        from: "left_out || slot >= found",
+        to: "slot >= found",
+        test: "route_paths",
+        cases: "selected=none",
+    },
+    Mutant {
+        fault: "route_paths: no barrier before groups read their paths' keys",
+        file: "shaders/route_paths.wgsl",
+        from: "        workgroupBarrier();\n        for (var group = lane.lane;",
+        to: "        for (var group = lane.lane;",
+        test: "route_paths",
+        cases: "8of64",
+    },
+    Mutant {
+        fault: "route_paths: softplus loses small exponentials",
+        file: "shaders/route_paths.wgsl",
+        from: "return 2.0 * s * (1.0 + tail);",
+        to: "return log(1.0 + t);",
+        test: "route_paths",
+        cases: "sqrtsoftplus renormalised large",
+    },
 ];
 
 #[test]
@@ -372,7 +484,9 @@ fn every_mutant_is_caught() {
         fs::write(&file, original).expect("the copy can be written");
     }
     // The last build was of a mutant; without its fault the same test must pass, or it proves nothing.
-    for test in ["matmul", "softmax", "attend", "route", "reduce", "tiles", "routing", "goldens", "splitting"] {
+    for test in
+        ["matmul", "softmax", "attend", "route", "reduce", "route_paths", "tiles", "routing", "goldens", "splitting"]
+    {
         assert!(cargo(test, "x33", true).status.success(), "tests/{test}.rs fails without a fault");
     }
     assert!(survivors.is_empty(), "not caught: {survivors:#?}");
