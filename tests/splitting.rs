@@ -12,7 +12,9 @@ mod common;
 use common::{gpus, random, random_weights, storage, wait};
 use double_routing::{
     DoubleRouting, Gpu, Order, Settings, Tensor, bytemuck,
-    kernels::{Attend, Combine, Dispatch, Matmul, Route, Softmax},
+    kernels::{
+        Attend, Combine, Dispatch, GroupLimit, GroupScore, Matmul, PathChoice, Route, RoutePaths, Score, Softmax,
+    },
     wgpu,
 };
 
@@ -107,6 +109,28 @@ fn kernels_cut_into_parts_give_the_same_bits() {
             let targets = Tensor::u32(&b[2], &[2, 300]);
             combine.targets(targets).skip(f32(&b[3], &[2, 150, 3])).plan(gpu).expect("a plan")
         });
+        let (rows, paths, chosen) = (150, 60, 5);
+        let selected = (0..rows as u32).map(|row| f32::from_bits(if row % 7 == 3 { u32::MAX } else { row })).collect();
+        let inputs = [random(14, rows * paths), random(15, paths), selected];
+        for output in ["ids", "gates", "margin"] {
+            let outputs = if output == "margin" { rows } else { rows * chosen };
+            compare(&format!("{output} of route_paths"), 9, &inputs, outputs, &|gpu, b, out| {
+                let others = [0; 3].map(|_| storage(gpu, (rows * chosen) as u64 * 4));
+                let place = |name, at: usize| if output == name { out } else { &others[at] };
+                let choice = PathChoice {
+                    score: Score::Sigmoid,
+                    groups: Some(GroupLimit { groups: 4, kept: 2, score: GroupScore::SumOfTwo }),
+                    ..PathChoice::default()
+                };
+                let of_ids = Tensor::u32(place("ids", 0), &[rows, chosen]);
+                RoutePaths::new(f32(&b[0], &[rows, paths]), of_ids, f32(place("gates", 1), &[rows, chosen]), choice)
+                    .correction_bias(f32(&b[1], &[paths]))
+                    .selected(Tensor::u32(&b[2], &[rows]))
+                    .margin(f32(place("margin", 2), &[rows]))
+                    .plan(gpu)
+                    .expect("a plan")
+            });
+        }
     }
 }
 
@@ -164,5 +188,9 @@ fn a_single_row_beyond_a_binding_is_refused() {
         let many = Dispatch::new(words(&x), Tensor::u32(&y, &[3]), words(&order), words(&positions));
         let refusal = many.plan(&gpu).expect_err("too many").to_string();
         assert_eq!(refusal, "dispatch: binding ids in bytes needs 8000, the device allows 4096");
+        let (ids, gates) = (Tensor::u32(&v, &[2, 3]), Tensor::f32(&y, &[2, 3]));
+        let paths = RoutePaths::new(Tensor::f32(&x, &long), ids, gates, PathChoice::default());
+        let refusal = paths.plan(&gpu).expect_err("too long");
+        assert_eq!(refusal.to_string(), format!("route_paths: a row in bytes needs 8000, the device allows {limit}"));
     }
 }

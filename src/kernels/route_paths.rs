@@ -304,7 +304,8 @@ impl<'a> RoutePaths<'a> {
     /// Checks everything and builds the step, or several where the rows exceed a binding.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, or a choice that does not fit them.
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, or a choice that does not fit them;
+    /// [`Error::Limit`] where a row exceeds a binding.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::RoutePaths};
@@ -321,7 +322,16 @@ impl<'a> RoutePaths<'a> {
         // A place that takes no margin still has to be bound.
         let nowhere = gpu.buffer("no margin", Element::F32, 1)?;
         let row_bytes = 4 * u64::from(sizes.paths.max(sizes.chosen));
-        let rows_each = (gpu.unaligned_limit() / row_bytes).max(1);
+        let limit = gpu.unaligned_limit();
+        if row_bytes > limit {
+            return Err(Error::Limit {
+                operation: NAME,
+                what: "a row in bytes".into(),
+                needed: row_bytes,
+                allowed: limit,
+            });
+        }
+        let rows_each = limit / row_bytes;
         let mut first = 0;
         while first < sizes.rows {
             let rows = rows_each.min(sizes.rows - first);
