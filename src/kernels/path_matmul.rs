@@ -1,9 +1,9 @@
 //! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
+    Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS,
     bias::{self, BIAS},
-    load_accesses, params, shader_u32, store_access,
+    params, shader_u32, store_access,
     tile::{self, Product, Tile},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
@@ -31,9 +31,12 @@ pub const PATH_MATMUL: Kernel = Kernel {
         for product in tile::path_variants() {
             for biased in BIAS.variants(&product) {
                 variants.push(biased.clone().flag("SWISH", false));
-                let wide = product.holds("TILE_SOURCE == subgroup || TILE_SOURCE == direct") == Ok(true);
-                for s in load_accesses(Element::F32, wide) {
-                    variants.push(biased.clone().flag("SWISH", true).word("s_TYPE", "f32").word("s_ACCESS", s));
+                // S is read as C is written: they have the same rows.
+                for access in STORE_ACCESSES
+                    .into_iter()
+                    .filter(|access| biased.holds(&format!("c_ACCESS == {access}")) == Ok(true))
+                {
+                    variants.push(biased.clone().flag("SWISH", true).word("s_TYPE", "f32").word("s_ACCESS", access));
                 }
             }
         }
@@ -241,7 +244,7 @@ impl<'a> PathMatmul<'a> {
         let offsets = self.offsets.bind(gpu, NAME, "offsets", first, paths + 1)?;
         let order = self.order.as_ref().map(|order| order.bind(gpu, NAME, "order", 0, rows)).transpose()?;
         let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), first * columns, paths * columns)?;
-        let mut s = self.s.as_ref().map(|s| s.bind(gpu, NAME, "s", 0, rows * columns)).transpose()?;
+        let s = self.s.as_ref().map(|s| s.bind(gpu, NAME, "s", 0, rows * columns)).transpose()?;
         let c = self.c.bind(gpu, NAME, "c", 0, rows * columns)?;
 
         let number = |what, count| shader_u32(NAME, what, count);
@@ -274,6 +277,10 @@ impl<'a> PathMatmul<'a> {
             s_first: s.as_ref().map_or(0, |s| s.first),
             unused: 0,
         };
+        let c_access = match &s {
+            Some(s) if store_access(s, &[columns]) == "elements" => "elements",
+            _ => store_access(&c, &[columns]),
+        };
         let variant = tile
             .define(Variant::default())
             .flag("B_TRANSPOSED", true)
@@ -282,10 +289,10 @@ impl<'a> PathMatmul<'a> {
             .word("a_ACCESS", a.load_access(gpu, Element::F32, &[depth]))
             .word("b_TYPE", self.b.element().name())
             .word("b_ACCESS", b.load_access(gpu, self.b.element(), &[depth]))
-            .word("c_ACCESS", store_access(&c, &[columns]));
+            .word("c_ACCESS", c_access);
         let mut variant = BIAS.define(variant, self.bias.as_ref()).flag("SWISH", s.is_some());
-        if let Some(s) = &mut s {
-            variant = variant.word("s_TYPE", "f32").word("s_ACCESS", s.load_access(gpu, Element::F32, &[columns]));
+        if s.is_some() {
+            variant = variant.word("s_TYPE", "f32").word("s_ACCESS", c_access);
         }
         let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("c", &c)];
         operands.extend(order.as_ref().map(|order| ("order", order)));
