@@ -41,6 +41,8 @@ enum Logits {
     Rounded,
     /// From −6 to −2.
     Negative,
+    /// From −80 to −10: all but the tail of exp is lost where 1 is added to it.
+    Tail,
     /// Within ±100.
     Large,
     /// Within ±10 000.
@@ -305,6 +307,7 @@ impl Spec {
                     Logits::Integers => random.integer(),
                     Logits::Rounded => bf16::from_f32(2.0 * random.real()).to_f32(),
                     Logits::Negative => 2.0 * random.real() - 4.0,
+                    Logits::Tail => 35.0 * random.real() - 45.0,
                     Logits::Large => 100.0 * random.real(),
                     Logits::Huge => 1e4 * random.real(),
                     Logits::Lost => -5050.0 + 4950.0 * random.real(),
@@ -488,7 +491,7 @@ pub(super) fn cases() -> Vec<Case> {
     }
     // Logits at which exp is 0 or its argument is large.
     for score in all_scores {
-        for logits in [Logits::Large, Logits::Huge, Logits::Lost, Logits::Negative, Logits::Zeros] {
+        for logits in [Logits::Large, Logits::Huge, Logits::Lost, Logits::Negative, Logits::Tail, Logits::Zeros] {
             let choice = PathChoice { renormalise: true, ..scored(score) };
             specs.push(Spec { logits, ..plain(33, 64, 6, choice) });
         }
