@@ -15,7 +15,7 @@ use double_routing::{
     Element, Gpu, Tensor, Values, bytemuck,
     kernels::{GroupLimit, GroupScore, PathChoice, RoutePaths, Score},
     moe::{ExpertWeights, MoeFeedForward, MoeWeights, Router, RouterConfig, RouterWeights, Routing, SharedWeights},
-    reference::{PathRule, PathScore, gate_bound},
+    reference::gate_bound,
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -110,23 +110,6 @@ impl Golden {
         (YARDSTICKS * theirs).max(FLOOR)
     }
 
-    fn rule(&self) -> PathRule {
-        let PathChoice { score, groups, renormalise, scale } = self.config.choice;
-        PathRule {
-            score: match score {
-                Score::Softmax => PathScore::Softmax,
-                Score::Sigmoid => PathScore::Sigmoid,
-                Score::SqrtSoftplus => PathScore::SqrtSoftplus,
-                Score::SoftmaxOfChosen => PathScore::Logit,
-            },
-            groups: groups.map_or(1, |limit| limit.groups as usize),
-            kept: groups.map_or(1, |limit| limit.kept as usize),
-            sum_of_two: groups.is_some_and(|limit| limit.score == GroupScore::SumOfTwo),
-            renormalise,
-            scale: scale.into(),
-        }
-    }
-
     /// Ids must be the golden's; gives the worst relative error of the gates.
     fn check_routing(&self, ids: &[u32], gates: &[f32]) -> f64 {
         assert_eq!(ids, self.ids(), "{}: ids", self.name);
@@ -212,7 +195,7 @@ fn edges_are_decided_as_the_rules_say() {
             let gates: Vec<f32> = bytemuck::pod_collect_to_vec(&wait(&gpu, gpu.read(&gates)).expect("gates"));
             assert_eq!(ids, golden.ids(), "{}: ids", golden.name);
             let (logits, truth) = (golden.floats("logits"), golden.doubles("gates"));
-            let rule = golden.rule();
+            let rule = golden.config.choice.into();
             for token in 0..tokens {
                 let row: Vec<f64> = logits[token * paths..][..paths].iter().map(|&logit| logit.into()).collect();
                 let slots = token * per_token..(token + 1) * per_token;

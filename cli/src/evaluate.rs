@@ -2,7 +2,11 @@
 
 use std::time::{Duration, Instant};
 
-use double_routing::{DoubleRouting, Error, Order, Output, Result, Session, Settings, Weights, reference::Layer, wgpu};
+use double_routing::{
+    DoubleRouting, Error, Order, Output, Result, Selection, Session, Settings, Weights,
+    reference::{Layer, TwoLevels},
+    wgpu,
+};
 
 use crate::{
     gpu::{Target, wait},
@@ -14,7 +18,15 @@ use crate::{
 #[derive(Debug)]
 pub enum Evaluator {
     Device(Box<DoubleRouting>),
-    Reference(Box<Layer<f64>>),
+    Reference(Box<Reference>),
+}
+
+/// A layer as the CPU reference has it.
+#[derive(Debug)]
+pub struct Reference {
+    layer: Layer<f64>,
+    levels: TwoLevels,
+    selection: Selection,
 }
 
 /// What came of a run.
@@ -37,7 +49,13 @@ impl Evaluator {
                 wait(gpu, scope.close())?;
                 Ok(Self::Device(Box::new(layer?)))
             }
-            Target::Reference => Ok(Self::Reference(Box::new(weights.to_reference()))),
+            Target::Reference => {
+                let paths = weights.paths_to_reference();
+                let Settings { selection, paths: settings, .. } = settings;
+                let paths = paths.map(|paths| (paths, settings.per_token, settings.choice.into()));
+                let levels = TwoLevels { count: None, paths };
+                Ok(Self::Reference(Box::new(Reference { layer: weights.to_reference(), levels, selection })))
+            }
         }
     }
 
@@ -64,6 +82,9 @@ impl Evaluator {
                 Ok(output) => {
                     run.output.y.extend(output.y);
                     run.output.w.extend(output.w);
+                    run.output.indices.extend(output.indices);
+                    run.output.ids.extend(output.ids);
+                    run.output.gates.extend(output.gates);
                     run.batches += 1;
                     done += count;
                     bar.inc(count as u64);
@@ -84,14 +105,17 @@ impl Evaluator {
         let (widest, whole, largest_buffer) = match self {
             Self::Device(layer) => {
                 let dimensions = layer.dimensions();
-                let widths = [dimensions.input, dimensions.attention, dimensions.routing, dimensions.output];
+                // Of several paths a token takes, each has a result of its own.
+                let results = dimensions.output * layer.settings().paths.per_token;
+                let widths = [dimensions.input, dimensions.attention, dimensions.routing, results];
                 // Whatever the order: x, h, h', y, the copy of y that is read back, logits and w.
                 let whole = widths.iter().sum::<usize>() + dimensions.output + 4;
                 let wgpu::Limits { max_buffer_size, .. } = layer.gpu().device().limits();
                 (widths.into_iter().max().unwrap_or(1), whole, max_buffer_size)
             }
             // In f64, and twice that in passing.
-            Self::Reference(layer) => {
+            Self::Reference(reference) => {
+                let layer = &reference.layer;
                 let whole = 4 * (layer.input + layer.attention + layer.routing + layer.output);
                 (whole, whole, BATCH_BYTES)
             }
@@ -113,11 +137,20 @@ impl Batches<'_> {
         let Part { x, shape, lengths } = part;
         let layer = match self.evaluator {
             Evaluator::Device(layer) => layer,
-            Evaluator::Reference(layer) => {
+            Evaluator::Reference(reference) => {
+                let Reference { layer, levels, selection } = &**reference;
                 let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
-                let forward = layer.forward(&exact, shape, *lengths);
+                let positions = shape.get(1).filter(|_| shape.len() == 3);
+                let count = positions.and_then(|&positions| selection.count(positions));
+                let routed = TwoLevels { count, ..levels.clone() }.forward(layer, &exact, shape, *lengths);
                 let rounded = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
-                return Ok(Output { y: rounded(forward.y), w: rounded(forward.w), ..Output::default() });
+                return Ok(Output {
+                    y: rounded(routed.y),
+                    w: rounded(routed.dense.w),
+                    indices: routed.indices,
+                    ids: routed.ids,
+                    gates: rounded(routed.gates),
+                });
             }
         };
         let session = match self.session.take() {

@@ -3,8 +3,8 @@
 use std::io::Write;
 
 use double_routing::{
-    Output, Weights,
-    check::{Judgement, LayerTruth},
+    Output, Selection, Settings, Weights,
+    check::{Judgement, LayerTruth, LevelsTruth},
 };
 use serde_json::{Value, json};
 
@@ -42,6 +42,40 @@ pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
 
 /// Numbers of the reference's input in one piece of work: its intermediates are many times as large.
 const PIECE: usize = 1 << 20;
+
+/// Judges the output of a layer with these settings.
+pub fn judge_levels(
+    weights: &Weights,
+    settings: Settings,
+    input: &Input,
+    output: &Output,
+) -> anyhow::Result<Judgement> {
+    if settings.selection == Selection::All && weights.paths_to_reference().is_none() {
+        return Ok(judge(weights, input, output));
+    }
+    let mut truth = LevelsTruth::new(weights, settings);
+    let sequences = input.sequences();
+    let bar = report::progress("checked", sequences, sequences > 1);
+    for sequence in 0..sequences {
+        let Part { x, shape, lengths } = input.part(sequence..sequence + 1);
+        let part = Output {
+            y: of_sequence(&output.y, sequence, sequences).to_vec(),
+            w: of_sequence(&output.w, sequence, sequences).to_vec(),
+            indices: of_sequence(&output.indices, sequence, sequences).to_vec(),
+            ids: of_sequence(&output.ids, sequence, sequences).to_vec(),
+            gates: of_sequence(&output.gates, sequence, sequences).to_vec(),
+        };
+        truth.extend(x, &shape, lengths, &part)?;
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    Ok(truth.judge())
+}
+
+fn of_sequence<T>(values: &[T], sequence: usize, sequences: usize) -> &[T] {
+    let each = values.len() / sequences;
+    &values[sequence * each..(sequence + 1) * each]
+}
 
 /// Judges y and w.
 pub fn judge(weights: &Weights, input: &Input, output: &Output) -> Judgement {

@@ -4,7 +4,6 @@ use super::{
     Case, Judgement,
     bench::{Random, compare},
     moe::judge_choice,
-    route_paths::rule,
     routing::allowed,
 };
 use crate::{
@@ -57,7 +56,7 @@ impl LevelsTruth {
         Self {
             plain: layer.cast(),
             layer,
-            levels: TwoLevels { count: None, paths: paths.map(|paths| (paths, per_token, rule(&choice))) },
+            levels: TwoLevels { count: None, paths: paths.map(|paths| (paths, per_token, choice.into())) },
             selection: settings.selection,
             worst: 0.0,
             fault: None,

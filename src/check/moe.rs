@@ -3,7 +3,6 @@
 use super::{
     Case,
     bench::{Random, compare},
-    route_paths::rule,
 };
 use crate::{
     Error, Gpu, Result, Values,
@@ -73,7 +72,7 @@ impl Spec {
         let product = Product { rows: tokens, columns: paths, depth: features, transposed: true, ..Product::default() };
         let (logits, of_logits) = (matmul(&exact, &gate, None, &product), matmul_bound(&exact, &gate, None, &product));
         let bias = weights.router.correction_bias.as_ref().map(Values::to_f64);
-        let (ids, rule) = (&output.routing.ids, rule(&choice));
+        let (ids, rule) = (&output.routing.ids, choice.into());
         let (mut gates, mut of_gates) = (Vec::new(), Vec::new());
         let mut fault = None;
         for token in 0..tokens {

@@ -13,9 +13,7 @@ use super::{
 use crate::{
     Element, Gpu, Result, Values,
     kernels::{GroupLimit, GroupScore, PathChoice, RoutePaths, Score},
-    reference::{
-        PathRule, PathScore, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
-    },
+    reference::{PathRule, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound},
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -76,24 +74,6 @@ enum Selected {
 
 /// The largest share of rows in which a case of usual logits may leave anything undecided.
 const UNDECIDED: f64 = 0.05;
-
-pub(super) fn rule(choice: &PathChoice) -> PathRule {
-    let score = match choice.score {
-        Score::Softmax => PathScore::Softmax,
-        Score::Sigmoid => PathScore::Sigmoid,
-        Score::SqrtSoftplus => PathScore::SqrtSoftplus,
-        Score::SoftmaxOfChosen => PathScore::Logit,
-    };
-    let groups = choice.groups.unwrap_or(GroupLimit { groups: 1, kept: 1, score: GroupScore::Max });
-    PathRule {
-        score,
-        groups: groups.groups as usize,
-        kept: groups.kept as usize,
-        sum_of_two: groups.score == GroupScore::SumOfTwo,
-        renormalise: choice.renormalise,
-        scale: choice.scale.into(),
-    }
-}
 
 /// One row of a case.
 struct Row<'a> {
@@ -384,7 +364,7 @@ impl Spec {
         let ids: Vec<u32> = bytemuck::pod_collect_to_vec(&results[0]);
         let gates: Vec<f32> = bytemuck::pod_collect_to_vec(&results[1]);
         let margin: Option<Vec<f32>> = results.get(2).map(|margin| bytemuck::pod_collect_to_vec(margin));
-        let rule = rule(&self.choice);
+        let rule = self.choice.into();
         let (mut expected, mut bound) = (Vec::new(), Vec::new());
         let mut undecided = 0;
         let fault = |row: usize, fault: String| Outcome {

@@ -1,5 +1,7 @@
 //! How a token's paths are chosen from its scores: what the routers of published models differ in.
 
+use crate::reference::{PathRule, PathScore};
+
 /// How the paths of a token are chosen, and what they weigh.
 ///
 /// With `c = score + correction bias`, groups are kept by their best `c`, then the paths with the largest `c` are chosen within
@@ -32,6 +34,27 @@ impl Default for PathChoice {
     /// Softmax over all paths, no groups, gates as they are.
     fn default() -> Self {
         Self { score: Score::Softmax, groups: None, renormalise: false, scale: 1.0 }
+    }
+}
+
+impl From<PathChoice> for PathRule {
+    /// The same choice for the CPU reference.
+    fn from(choice: PathChoice) -> Self {
+        let PathChoice { score, groups, renormalise, scale } = choice;
+        let limit = groups.unwrap_or(GroupLimit { groups: 1, kept: 1, score: GroupScore::Max });
+        Self {
+            score: match score {
+                Score::Softmax => PathScore::Softmax,
+                Score::Sigmoid => PathScore::Sigmoid,
+                Score::SqrtSoftplus => PathScore::SqrtSoftplus,
+                Score::SoftmaxOfChosen => PathScore::Logit,
+            },
+            groups: limit.groups as usize,
+            kept: limit.kept as usize,
+            sum_of_two: limit.score == GroupScore::SumOfTwo,
+            renormalise,
+            scale: scale.into(),
+        }
     }
 }
 
