@@ -7,6 +7,7 @@ use double_routing::{
     Dimensions, Order, Output, PathSettings, PlanKind, Settings, Weights, bytemuck,
     check::Judgement,
     kernels::{GroupLimit, GroupScore, PathChoice, Score},
+    moe::RouterConfig,
 };
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
@@ -133,10 +134,15 @@ fn groups(text: &str) -> Result<GroupLimit, String> {
 impl Arguments {
     fn settings(&self, weights: &Weights) -> anyhow::Result<Settings> {
         let per_token = self.paths_per_token.get();
-        if weights.paths() == 1 && per_token > 1 {
+        let paths = weights.paths();
+        if paths == 1 && per_token > 1 {
             bail!("--paths-per-token is {per_token}, {} has 1 path", self.weights.display());
         }
+        if paths == 1 && self.path_groups.is_some() {
+            bail!("--path-groups: {} has 1 path", self.weights.display());
+        }
         let choice = PathChoice { score: self.path_score.into(), groups: self.path_groups, ..PathChoice::default() };
+        RouterConfig { paths, per_token, choice }.check()?;
         Ok(Settings {
             plan: self.plan.into(),
             batch_invariant: self.batch_invariant,
@@ -227,8 +233,11 @@ struct Report<'a> {
 }
 
 impl Report<'_> {
-    /// What every order costs, in the library's order of them.
+    /// What every order costs, in the library's order of them, where every token takes the same maps.
     fn costs(&self) -> Vec<Costed> {
+        if self.arguments.select.is_some() || self.paths > 1 {
+            return Vec::new();
+        }
         let tokens = self.input.tokens() as u64;
         let costed = |order: Order| {
             let cost = order.cost(self.dimensions, tokens);
@@ -289,7 +298,10 @@ impl Report<'_> {
             [cost.order, report::operations(cost.flops), report::bytes(cost.bytes), mark.into()]
         });
         writeln!(out, "{BOLD}order{BOLD:#}    {}", self.order)?;
-        report::print_table(out, &report::table(["order of maps", "work", "memory traffic", ""], 1, rows))?;
+        let table = report::table(["order of maps", "work", "memory traffic", ""], 1, rows);
+        if table.row_count() > 0 {
+            report::print_table(out, &table)?;
+        }
         if let Some(selected) = self.selected() {
             let tokens = self.input.sequences() * self.input.tokens_each();
             writeln!(out, "{BOLD}selected{BOLD:#} {selected} of {tokens} tokens")?;

@@ -5,7 +5,10 @@
 
 mod common;
 
-use common::{Files, INPUT, Named, double_routing, f32_tensor, random, safetensors_bytes, weights, weights_with, x};
+use common::{
+    Files, INPUT, Named, double_routing, f32_tensor, random, safetensors_bytes, weights, weights_with,
+    weights_with_paths, x,
+};
 use safetensors::Dtype;
 
 const CPU: [&str; 2] = ["--adapter", "cpu"];
@@ -34,6 +37,22 @@ fn refused_input(tensors: &[Named], words: &[&str]) {
 fn with_header(header: &str, bytes: usize) -> Vec<u8> {
     let length = (header.len() as u64).to_le_bytes();
     [&length, header.as_bytes(), &vec![0; bytes]].concat()
+}
+
+#[test]
+fn levels_that_do_not_fit() {
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    let refused = |options: &[&str], words: &[&str]| files.forward(&[&CPU, options].concat()).refused(words);
+    refused(&["--paths-per-token", "2"], &["--paths-per-token is 2", "weights.safetensors has 1 path"]);
+    refused(&["--path-groups", "1/2"], &["--path-groups", "weights.safetensors has 1 path"]);
+    files.write("weights.safetensors", &safetensors_bytes(&weights_with_paths(6)));
+    let refused = |options: &[&str], words: &[&str]| files.forward(&[&CPU, options].concat()).refused(words);
+    refused(&["--paths-per-token", "7"], &["7 paths a token, of 6"]);
+    refused(&["--path-groups", "2/4"], &["6 paths in 4 groups"]);
+    let mut weights = weights_with_paths(6);
+    weights.retain(|(name, ..)| name != "routing2.bias");
+    weights.push(f32_tensor("routing2.bias", &[7], &random(1, 7)));
+    refused_weights(&safetensors_bytes(&weights), &["routing2.weight is [6, 7, 5]", "[7]", "path_gate.weight [6, 5]"]);
 }
 
 #[test]

@@ -7,8 +7,9 @@ mod common;
 
 use common::{
     Files, INPUT, Named, OUTPUT, double_routing, double_routing_with, f32_tensor, random, read_output,
-    safetensors_bytes, weights, x,
+    safetensors_bytes, weights, weights_with_paths, x,
 };
+use double_routing::bytemuck;
 use half::f16;
 use safetensors::Dtype;
 
@@ -29,6 +30,36 @@ fn forward_agrees_with_the_reference() {
         }
         assert_eq!(files.names(), ["input.safetensors", "output.safetensors", "weights.safetensors"]);
     }
+}
+
+#[test]
+fn forward_selects_tokens_and_chooses_paths() {
+    let lengths = ("lengths".into(), Dtype::U32, vec![3], bytemuck::cast_slice(&[40u32, 3, 0]).to_vec());
+    let files = Files::new(&weights_with_paths(6), &[x(&[3, 40, INPUT]), lengths]);
+    for adapter in [&["--adapter", "cpu"][..], &[]] {
+        let options = ["--check", "--json", "--select", "0.25", "--paths-per-token", "2", "--path-groups", "2/3:sum"];
+        let report = files.forward(&[&options, adapter].concat()).passed().json();
+        assert_eq!(report["selected"], 13, "{report}");
+        let counts: Vec<u64> =
+            report["paths"].as_array().unwrap().iter().map(|count| count.as_u64().unwrap()).collect();
+        assert_eq!((counts.len(), counts.iter().sum::<u64>()), (6, 26), "{report}");
+        let output = read_output(&files.path("output.safetensors"));
+        assert_eq!((&output["indices"].0, &output["ids"].0), (&vec![3, 10], &vec![3, 10, 2]));
+        assert_eq!(output["gates"].0, [3, 10, 2]);
+        // What is not selected is 0.
+        let selected = &output["indices"].1[..10];
+        for (token, y) in output["y"].1.chunks_exact(OUTPUT).take(40).enumerate() {
+            assert_eq!(y.iter().any(|&y| y != 0.0), selected.contains(&(token as f32)), "token {token}");
+        }
+        assert!(output["indices"].1[20..].iter().all(|&index| index == u32::MAX as f32));
+    }
+    // In batches, and of the same weights every token.
+    let whole = read_output(&files.path("output.safetensors"));
+    let options = ["--select", "0.25", "--paths-per-token", "2", "--path-groups", "2/3:sum", "--batch", "1"];
+    files.forward(&options).passed();
+    assert_eq!(read_output(&files.path("output.safetensors"))["ids"], whole["ids"]);
+    files.forward(&["--check", "--paths-per-token", "3", "--path-score", "sigmoid"]).passed();
+    assert_eq!(read_output(&files.path("output.safetensors"))["ids"].0, [3, 40, 3]);
 }
 
 #[test]

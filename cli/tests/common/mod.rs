@@ -119,6 +119,20 @@ pub fn weights() -> Vec<Named> {
     shapes.into_iter().enumerate().map(tensor).collect()
 }
 
+/// The weights of the same layer with this many paths.
+pub fn weights_with_paths(paths: usize) -> Vec<Named> {
+    let tensor = |seed, name, shape: &[usize]| f32_tensor(name, shape, &random(seed, shape.iter().product()));
+    let mut weights = weights();
+    weights.retain(|(name, ..)| !name.starts_with("routing2"));
+    weights.extend([
+        tensor(21, "path_gate.weight", &[paths, 5]),
+        tensor(22, "path_gate.bias", &[paths]),
+        tensor(23, "routing2.weight", &[paths, OUTPUT, 5]),
+        tensor(24, "routing2.bias", &[paths, OUTPUT]),
+    ]);
+    weights
+}
+
 /// The weights with one tensor replaced.
 pub fn weights_with(replacement: Named) -> Vec<Named> {
     let mut weights = weights();
@@ -182,8 +196,15 @@ pub fn read_output(path: &Path) -> HashMap<String, (Vec<usize>, Vec<f32>)> {
     let file = SafeTensors::deserialize(&bytes).expect("safetensors");
     file.iter()
         .map(|(name, view)| {
-            assert_eq!(view.dtype(), Dtype::F32);
-            (name.to_owned(), (view.shape().to_vec(), bytemuck::pod_collect_to_vec(view.data())))
+            let values = match view.dtype() {
+                Dtype::F32 => bytemuck::pod_collect_to_vec(view.data()),
+                // Indices are small, or u32::MAX.
+                Dtype::U32 => {
+                    bytemuck::pod_collect_to_vec::<u8, u32>(view.data()).into_iter().map(|word| word as f32).collect()
+                }
+                other => panic!("{name} is {other:?}"),
+            };
+            (name.to_owned(), (view.shape().to_vec(), values))
         })
         .collect()
 }
