@@ -2,9 +2,8 @@
 
 use double_routing::{
     Values,
-    kernels::{GroupLimit, GroupScore, PathChoice, Score},
     moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights, Routing},
-    reference::{PathRule, PathScore, Product, Real, matmul, matmul_bound, route_paths, silu},
+    reference::{PathRule, Product, Real, matmul, matmul_bound, route_paths, silu},
 };
 
 /// A router in f64.
@@ -21,7 +20,7 @@ impl ReferenceRouter {
     pub fn new(weights: &RouterWeights, config: RouterConfig) -> Self {
         Self {
             config,
-            rule: rule(&config.choice),
+            rule: config.choice.into(),
             gate: weights.gate.to_f64(),
             features: weights.shape[1],
             bias: weights.correction_bias.as_ref().map(Values::to_f64),
@@ -65,25 +64,6 @@ impl ReferenceRouter {
             gates.extend(row.gates);
         }
         (routing, gates)
-    }
-}
-
-/// The same choice in the reference's words.
-pub fn rule(choice: &PathChoice) -> PathRule {
-    let score = match choice.score {
-        Score::Softmax => PathScore::Softmax,
-        Score::Sigmoid => PathScore::Sigmoid,
-        Score::SqrtSoftplus => PathScore::SqrtSoftplus,
-        Score::SoftmaxOfChosen => PathScore::Logit,
-    };
-    let groups = choice.groups.unwrap_or(GroupLimit { groups: 1, kept: 1, score: GroupScore::Max });
-    PathRule {
-        score,
-        groups: groups.groups as usize,
-        kept: groups.kept as usize,
-        sum_of_two: groups.score == GroupScore::SumOfTwo,
-        renormalise: choice.renormalise,
-        scale: choice.scale.into(),
     }
 }
 
