@@ -707,6 +707,7 @@ fn every_mutant_is_caught() {
         "combine",
         "path_matmul",
         "route_paths",
+        "path_load",
         "moe",
         "levels",
     ] {
