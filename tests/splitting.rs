@@ -132,7 +132,7 @@ fn kernels_cut_into_parts_give_the_same_bits() {
                     .expect("a plan")
             });
         }
-        // Tokens' counts are 1065353216 and the like: their shares are what counts.
+        // The bits of these floats are the paths' counts.
         let (tokens, paths) = (400, 8);
         let inputs = [random(19, tokens * paths), vec![1.0, 2.0, 0.0, 4.0, 1.0, 0.5, 0.25, 3.0]];
         for output in ["mean_scores", "summary"] {

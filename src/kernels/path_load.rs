@@ -222,7 +222,6 @@ impl<'a> PathLoad<'a> {
             first += rows;
         }
         plan.push(self.finish(gpu, params, &partials)?);
-        drop(partials);
         plan.keep(scratch);
         Ok(plan)
     }

@@ -51,9 +51,9 @@ pub fn path_load(logits: &[f64], counts: &[u32], paths: usize) -> PathLoads {
         loads.z += (maximum + sum.ln()).powi(2) / tokens as f64;
     }
     let shares = shares(counts);
-    for path in 0..paths {
-        loads.balance += paths as f64 * shares[path] * loads.mean_scores[path];
-        loads.factor = loads.factor.max(paths as f64 * shares[path]);
+    for (share, mean_score) in shares.iter().zip(&loads.mean_scores) {
+        loads.balance += paths as f64 * share * mean_score;
+        loads.factor = loads.factor.max(paths as f64 * share);
     }
     loads
 }
@@ -122,7 +122,8 @@ pub fn path_load_bound(logits: &[f64], counts: &[u32], paths: usize) -> PathLoad
     bound.z = mean(bound.z, loads.z, tokens);
     bound.entropy = mean(bound.entropy, loads.entropy, tokens + paths + 1);
     let shares = shares(counts);
-    let of_means: f64 = (0..paths).map(|path| paths as f64 * shares[path] * bound.mean_scores[path]).sum();
+    let of_means: f64 =
+        shares.iter().zip(&bound.mean_scores).map(|(share, of_mean)| paths as f64 * share * of_mean).sum();
     bound.balance = of_means + (loads.balance + of_means) * (2.0 * gamma(paths) + 10.0 * ROUNDING);
     bound.factor = loads.factor * (gamma(paths) + 8.0 * ROUNDING);
     bound
