@@ -15,7 +15,7 @@ use double_routing::{
     Element, Gpu, Tensor, Values, bytemuck,
     kernels::{GroupLimit, GroupScore, PathChoice, RoutePaths, Score},
     moe::{ExpertWeights, MoeFeedForward, MoeWeights, Router, RouterConfig, RouterWeights, Routing, SharedWeights},
-    reference::gate_bound,
+    reference::{gate_bound, path_load, path_load_bound},
 };
 use safetensors::SafeTensors;
 use serde_json::Value;
@@ -322,6 +322,42 @@ fn capacity_drops_the_last_tokens() {
     assert_eq!((limited.1.last(), none.1.last()), (Some(&kept), Some(&0)));
     assert_ne!(bits(&limited.0), bits(&free.0));
     assert_ne!(bits(&none.0), bits(&limited.0));
+}
+
+/// The statistics are those of the forward's own logits and of all tokens, dropped ones included.
+#[test]
+fn routers_tell_how_evenly_paths_are_loaded() {
+    for gpu in gpus() {
+        let (paths, features, tokens) = (24, 36, 67);
+        let weights = RouterWeights::new(random(1, paths * features), [paths, features], None).expect("weights");
+        let router = Router::new(&gpu, &weights, RouterConfig { paths, per_token: 3, ..RouterConfig::mixtral() });
+        let router = router.expect("a router");
+        for tokens in [tokens, 0] {
+            let x = gpu.upload("x", bytemuck::cast_slice(&random(2, tokens * features))).expect("a buffer");
+            let x = Tensor::f32(&x, &[tokens, features]);
+            let forward = router.forward(x.clone()).capacity(2).statistics().plan().expect("a plan");
+            submit(&gpu, forward.plan());
+            let floats = |tensor: Tensor<'_>| -> Vec<f32> {
+                bytemuck::pod_collect_to_vec(&wait(&gpu, gpu.read(&tensor)).expect("numbers"))
+            };
+            let counts = forward.counts().expect("dispatched");
+            let counts: Vec<u32> = bytemuck::pod_collect_to_vec(&wait(&gpu, gpu.read(&counts)).expect("counts"));
+            assert_eq!(counts.iter().sum::<u32>(), tokens as u32 * 3);
+            let logits: Vec<f64> = floats(forward.logits()).into_iter().map(f64::from).collect();
+            let (truth, bound) = (path_load(&logits, &counts, paths), path_load_bound(&logits, &counts, paths));
+            let results =
+                [floats(forward.mean_scores().expect("statistics")), floats(forward.load().expect("statistics"))];
+            let of_summary = |loads: [f64; 4], means: Vec<f64>| means.into_iter().chain(loads);
+            let expected = of_summary([truth.balance, truth.z, truth.entropy, truth.factor], truth.mean_scores);
+            let bound = of_summary([bound.balance, bound.z, bound.entropy, bound.factor], bound.mean_scores);
+            for ((result, truth), bound) in results.concat().into_iter().zip(expected).zip(bound) {
+                let error = (f64::from(result) - truth).abs();
+                assert!(error <= bound, "{result}, expected {truth} ± {bound:.1e}");
+            }
+            let without = router.forward(x).dispatch().plan().expect("a plan");
+            assert!(without.mean_scores().is_none() && without.load().is_none());
+        }
+    }
 }
 
 #[test]

@@ -628,6 +628,46 @@ const MUTANTS: &[Mutant] = &[
         test: "route_paths",
         cases: "sqrtsoftplus renormalised tail",
     },
+    Mutant {
+        fault: "path_load: the last chunk is left out",
+        file: "shaders/path_load.wgsl",
+        from: "column], c + A < chunks);",
+        to: "column], c + A + 1u < chunks);",
+        test: "path_load",
+        cases: "4096x60",
+    },
+    Mutant {
+        fault: "path_load: the last token of a chunk is left out",
+        file: "shaders/path_load.wgsl",
+        from: "let counted = token < rows;",
+        to: "let counted = token < rows && i + 1u < chunk;",
+        test: "path_load",
+        cases: "33x60",
+    },
+    Mutant {
+        fault: "path_load: counts are not normalised",
+        file: "shaders/path_load.wgsl",
+        from: "let divisor = select(1.0, total, some);",
+        to: "let divisor = 1.0;",
+        test: "path_load",
+        cases: "counts=even",
+    },
+    Mutant {
+        fault: "path_load: the entropy has the wrong sign",
+        file: "shaders/path_load.wgsl",
+        from: "own_weighted -= x[B] * difference;",
+        to: "own_weighted += x[B] * difference;",
+        test: "path_load",
+        cases: "100x60 integers",
+    },
+    Mutant {
+        fault: "path_load: parts of the logits write the first part's chunks",
+        file: "shaders/path_load.wgsl",
+        from: "(params.first_chunk + index) * params.stride",
+        to: "index * params.stride",
+        test: "splitting",
+        cases: "",
+    },
 ];
 
 #[test]
@@ -707,6 +747,7 @@ fn every_mutant_is_caught() {
         "combine",
         "path_matmul",
         "route_paths",
+        "path_load",
         "moe",
         "levels",
     ] {

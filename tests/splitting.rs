@@ -13,7 +13,8 @@ use common::{gpus, random, random_weights, storage, wait};
 use double_routing::{
     DoubleRouting, Gpu, Order, Settings, Tensor, bytemuck,
     kernels::{
-        Attend, Combine, Dispatch, GroupLimit, GroupScore, Matmul, PathChoice, Route, RoutePaths, Score, Softmax,
+        Attend, Combine, Dispatch, GroupLimit, GroupScore, Matmul, PathChoice, PathLoad, Route, RoutePaths, Score,
+        Softmax,
     },
     wgpu,
 };
@@ -131,6 +132,18 @@ fn kernels_cut_into_parts_give_the_same_bits() {
                     .expect("a plan")
             });
         }
+        // The bits of these floats are the paths' counts.
+        let (tokens, paths) = (400, 8);
+        let inputs = [random(19, tokens * paths), vec![1.0, 2.0, 0.0, 4.0, 1.0, 0.5, 0.25, 3.0]];
+        for output in ["mean_scores", "summary"] {
+            let outputs = if output == "summary" { 4 } else { paths };
+            compare(&format!("{output} of path_load"), 4, &inputs, outputs, &|gpu, b, out| {
+                let other = storage(gpu, 64);
+                let [means, summary] = if output == "summary" { [&other, out] } else { [out, &other] };
+                let (logits, counts) = (f32(&b[0], &[tokens, paths]), Tensor::u32(&b[1], &[paths]));
+                PathLoad::new(logits, counts, f32(means, &[paths]), f32(summary, &[4])).plan(gpu).expect("a plan")
+            });
+        }
     }
 }
 
@@ -192,5 +205,10 @@ fn a_single_row_beyond_a_binding_is_refused() {
         let paths = RoutePaths::new(Tensor::f32(&x, &long), ids, gates, PathChoice::default());
         let refusal = paths.plan(&gpu).expect_err("too long");
         assert_eq!(refusal.to_string(), format!("route_paths: a row in bytes needs 8000, the device allows {limit}"));
+        let (counts, means) = (Tensor::u32(&v, &[2000]), Tensor::f32(&y, &[2000]));
+        let summary = buffer();
+        let load = PathLoad::new(Tensor::f32(&x, &long), counts, means, Tensor::f32(&summary, &[4]));
+        let refusal = load.plan(&gpu).expect_err("too long");
+        assert_eq!(refusal.to_string(), format!("path_load: a row in bytes needs 8000, the device allows {limit}"));
     }
 }

@@ -12,6 +12,7 @@ mod dispatch;
 mod levels;
 mod matmul;
 mod moe;
+mod path_load;
 mod path_matmul;
 mod reduce;
 mod route;
@@ -149,6 +150,7 @@ pub fn cases() -> Vec<Case> {
         route_paths::cases(),
         dispatch::cases(),
         combine::cases(),
+        path_load::cases(),
         select::cases(),
         moe::cases(),
         routing::cases(),

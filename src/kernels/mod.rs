@@ -11,6 +11,7 @@ mod combine;
 mod dispatch;
 mod lanes;
 mod matmul;
+mod path_load;
 mod path_matmul;
 mod reduce;
 mod route;
@@ -25,6 +26,7 @@ pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
 pub use combine::{COMBINE, Combine};
 pub use dispatch::{DISPATCH, Dispatch};
 pub use matmul::{MATMUL, Matmul};
+pub use path_load::{PATH_LOAD, PathLoad};
 pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
 pub use route::{ROUTE, Route};
@@ -47,8 +49,19 @@ use crate::{
 ///     println!("{}: {} variants", kernel.name(), kernel.variants().len());
 /// }
 /// ```
-pub const ALL: &[&Kernel] =
-    &[&MATMUL, &SOFTMAX, &ATTEND, &ROUTE, &REDUCE, &PATH_MATMUL, &ROUTE_PATHS, &DISPATCH, &COMBINE, &SELECT];
+pub const ALL: &[&Kernel] = &[
+    &MATMUL,
+    &SOFTMAX,
+    &ATTEND,
+    &ROUTE,
+    &REDUCE,
+    &PATH_MATMUL,
+    &ROUTE_PATHS,
+    &DISPATCH,
+    &COMBINE,
+    &SELECT,
+    &PATH_LOAD,
+];
 
 /// A kernel: its WGSL, what it binds, and the ways it can be specialised.
 ///

@@ -3,7 +3,7 @@
 use super::{RouterConfig, RouterWeights};
 use crate::{
     Element, Error, Gpu, Plan, Result, Tensor,
-    kernels::{Dispatch, Matmul, RoutePaths},
+    kernels::{Dispatch, Matmul, PathLoad, RoutePaths},
     tensor::{Owned, elements},
 };
 
@@ -122,7 +122,7 @@ impl Router {
     /// # Ok(()) }
     /// ```
     pub fn forward<'a>(&'a self, x: Tensor<'a>) -> RouterForwardBuilder<'a> {
-        RouterForwardBuilder { router: self, x, margin: false, dispatch: false, capacity: None }
+        RouterForwardBuilder { router: self, x, margin: false, dispatch: false, capacity: None, statistics: false }
     }
 
     /// Routes tokens once: uploads x (`[tokens, D]`), computes, reads everything back.
@@ -195,6 +195,7 @@ pub struct RouterForwardBuilder<'a> {
     margin: bool,
     dispatch: bool,
     capacity: Option<u32>,
+    statistics: bool,
 }
 
 impl RouterForwardBuilder<'_> {
@@ -239,6 +240,22 @@ impl RouterForwardBuilder<'_> {
     pub fn capacity(mut self, tokens: u32) -> Self {
         self.dispatch = true;
         self.capacity = Some(tokens);
+        self
+    }
+
+    /// As [`RouterForwardBuilder::dispatch`], and computes how evenly the paths are loaded: [`RouterForward::mean_scores`] and
+    /// [`RouterForward::load`]. Both are of the softmax of the logits, whatever the router scores; dropped tokens count.
+    ///
+    /// ```no_run
+    /// # use double_routing::moe::RouterForwardBuilder;
+    /// # fn with<'a>(forward: RouterForwardBuilder<'a>) -> RouterForwardBuilder<'a> {
+    /// forward.statistics()
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn statistics(mut self) -> Self {
+        self.dispatch = true;
+        self.statistics = true;
         self
     }
 
@@ -303,7 +320,20 @@ impl RouterForwardBuilder<'_> {
             }
             false => None,
         };
-        Ok(RouterForward { plan, logits, ids, gates, margin, dispatched })
+        let statistics = match dispatched.as_ref().filter(|_| self.statistics) {
+            Some(dispatched) => {
+                let statistics = Statistics {
+                    mean_scores: new("mean scores", Element::F32, &[paths])?,
+                    load: new("load", Element::F32, &[4])?,
+                };
+                let counts = dispatched.counts.tensor();
+                let [mean_scores, load] = [&statistics.mean_scores, &statistics.load].map(Owned::tensor);
+                plan.append(PathLoad::new(logits.tensor(), counts, mean_scores, load).plan(gpu)?);
+                Some(statistics)
+            }
+            None => None,
+        };
+        Ok(RouterForward { plan, logits, ids, gates, margin, dispatched, statistics })
     }
 }
 
@@ -324,6 +354,7 @@ pub struct RouterForward {
     gates: Owned,
     margin: Option<Owned>,
     dispatched: Option<Dispatched>,
+    statistics: Option<Statistics>,
 }
 
 #[derive(Debug)]
@@ -332,6 +363,12 @@ struct Dispatched {
     order: Owned,
     positions: Owned,
     counts: Owned,
+}
+
+#[derive(Debug)]
+struct Statistics {
+    mean_scores: Owned,
+    load: Owned,
 }
 
 impl RouterForward {
@@ -444,6 +481,28 @@ impl RouterForward {
     /// ```
     pub fn counts(&self) -> Option<Tensor<'_>> {
         self.dispatched.as_ref().map(|dispatched| dispatched.counts.tensor())
+    }
+
+    /// Each path's softmax score, meant over the tokens, f32 `[P]`, where [`RouterForwardBuilder::statistics`] was asked for.
+    ///
+    /// ```no_run
+    /// # fn show(forward: &double_routing::moe::RouterForward) {
+    /// assert!(forward.mean_scores().is_some());
+    /// # }
+    /// ```
+    pub fn mean_scores(&self) -> Option<Tensor<'_>> {
+        self.statistics.as_ref().map(|statistics| statistics.mean_scores.tensor())
+    }
+
+    /// Balance, z, entropy and load factor, f32 `[4]`: the `summary` of [`PathLoad`].
+    ///
+    /// ```no_run
+    /// # fn show(forward: &double_routing::moe::RouterForward) {
+    /// assert!(forward.load().is_some());
+    /// # }
+    /// ```
+    pub fn load(&self) -> Option<Tensor<'_>> {
+        self.statistics.as_ref().map(|statistics| statistics.load.tensor())
     }
 
     /// What was computed, once it is submitted; empty where it was not asked for.
