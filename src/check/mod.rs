@@ -146,15 +146,15 @@ pub fn cases() -> Vec<Case> {
         attend::cases(),
         route::cases(),
         reduce::cases(),
-        path_matmul::cases(),
+        select::cases(),
         route_paths::cases(),
         dispatch::cases(),
+        path_matmul::cases(),
         combine::cases(),
         path_load::cases(),
-        select::cases(),
-        moe::cases(),
         routing::cases(),
         levels::cases(),
+        moe::cases(),
     ]
     .into_iter()
     .flatten()

@@ -55,11 +55,11 @@ pub const ALL: &[&Kernel] = &[
     &ATTEND,
     &ROUTE,
     &REDUCE,
-    &PATH_MATMUL,
+    &SELECT,
     &ROUTE_PATHS,
     &DISPATCH,
+    &PATH_MATMUL,
     &COMBINE,
-    &SELECT,
     &PATH_LOAD,
 ];
 
