@@ -43,11 +43,18 @@ fn selecting_all_tokens_is_the_dense_layer() {
             let dense = run(&gpu, &weights, order, Selection::All, None);
             for selection in [Selection::TopK(SHAPE[1]), Selection::TopK(1000), Selection::Fraction(1.0)] {
                 let sparse = run(&gpu, &weights, order, selection, None);
-                assert_eq!(bits(&sparse.w).len(), bits(&dense.w).len());
-                if matches!(order, Order::AsWritten | Order::Whole | Order::Routing) {
-                    assert_eq!((bits(&sparse.y), bits(&sparse.w)), (bits(&dense.y), bits(&dense.w)), "{order}");
-                }
+                assert_eq!((bits(&sparse.y), bits(&sparse.w)), (bits(&dense.y), bits(&dense.w)), "{order}");
                 assert_eq!(sparse.indices.len(), 3 * SHAPE[1]);
+            }
+            // So too where some are masked, for those that are not.
+            let lengths = [17, 0, 4];
+            let dense = run(&gpu, &weights, order, Selection::All, Some(&lengths));
+            let sparse = run(&gpu, &weights, order, Selection::TopK(SHAPE[1]), Some(&lengths));
+            assert_eq!(bits(&sparse.w), bits(&dense.w), "{order}");
+            for (token, (ours, theirs)) in sparse.y.chunks(OUTPUT).zip(dense.y.chunks(OUTPUT)).enumerate() {
+                let unmasked = token % SHAPE[1] < lengths[token / SHAPE[1]] as usize;
+                let expected = if unmasked { bits(theirs) } else { vec![0; OUTPUT] };
+                assert_eq!(bits(ours), expected, "{order}: token {token}");
             }
         }
     }

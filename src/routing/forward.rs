@@ -121,9 +121,13 @@ impl<'a> ForwardBuilder<'a> {
         let leading = self.check()?;
         let mut steps = Steps { layer, plan: Plan::default() };
         let mut between: Vec<Owned> = Vec::new();
+        let selects_some = leading
+            .get(1)
+            .is_some_and(|&positions| layer.settings.selection.count(positions).is_some_and(|count| count < positions));
+        let of_x = layer.attention_of_x.as_ref().filter(|_| selects_some);
         // What the logit is taken from is computed for every token.
         let attended = match layer.before.first() {
-            Some(first) if layer.attends_first => {
+            Some(first) if layer.attends_first && of_x.is_none() => {
                 let h = steps.scratch("activation", leading, first.shape[0])?;
                 steps.product(self.x.clone(), first, h.tensor())?;
                 between.push(h);
@@ -132,7 +136,7 @@ impl<'a> ForwardBuilder<'a> {
             _ => self.x.clone(),
         };
         let logits = steps.scratch("logits", leading, 1)?;
-        steps.attend(attended.clone(), logits.tensor())?;
+        steps.attend(of_x.unwrap_or(&layer.attention), attended.clone(), logits.tensor())?;
         let w = steps.scratch("w", leading, 1)?;
         let mut softmax = Softmax::new(logits.tensor(), w.tensor(), 1).batch_invariant(layer.settings.batch_invariant);
         if let Some(lengths) = &self.lengths {
@@ -298,8 +302,7 @@ impl Steps<'_> {
         Ok(())
     }
 
-    fn attend(&mut self, from: Tensor<'_>, logits: Tensor<'_>) -> Result<()> {
-        let attention = &self.layer.attention;
+    fn attend(&mut self, attention: &Uploaded, from: Tensor<'_>, logits: Tensor<'_>) -> Result<()> {
         let mut attend = Attend::new(from, attention.weight(), logits);
         if let Some(bias) = attention.bias() {
             attend = attend.bias(bias);

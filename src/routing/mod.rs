@@ -146,6 +146,8 @@ pub struct DoubleRouting {
     before: Vec<Uploaded>,
     attention: Uploaded,
     attends_first: bool,
+    /// Where it reads the first map's result: the one that reads x, for when only some tokens are selected.
+    attention_of_x: Option<Uploaded>,
     routed: Uploaded,
     outer: Uploaded,
     after: Option<Uploaded>,
@@ -248,7 +250,7 @@ impl DoubleRouting {
     /// ```
     pub fn with_order(gpu: &Gpu, weights: &Weights, settings: Settings, order: Order) -> Result<Self> {
         settings.selection.check()?;
-        let ordered = Ordered::new(weights, order, settings.selection != Selection::All);
+        let ordered = Ordered::new(weights, order);
         let before: Result<Vec<_>> = ordered.before.iter().map(|map| Uploaded::new(gpu, "map", map)).collect();
         let outputs = ordered.routed.shape[0];
         let layer = Self {
@@ -259,6 +261,13 @@ impl DoubleRouting {
             before: before?,
             attention: Uploaded::new(gpu, "attention", &ordered.attention)?,
             attends_first: ordered.attends_first,
+            attention_of_x: match settings.selection {
+                Selection::All => None,
+                _ => ordered
+                    .attention_of_x(weights, order)
+                    .map(|map| Uploaded::new(gpu, "attention of x", &map))
+                    .transpose()?,
+            },
             routed: Uploaded::new(gpu, "routed map", &ordered.routed)?,
             outer: Uploaded::new(gpu, "outer bias", &Map { weight: ordered.outer, shape: [outputs, 1], bias: None })?,
             after: ordered.after.as_ref().map(|map| Uploaded::new(gpu, "last map", map)).transpose()?,

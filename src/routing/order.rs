@@ -151,17 +151,16 @@ impl From<&Linear> for Map {
 }
 
 impl Ordered {
-    /// Folds in f64; a map that is not folded stays in the type it came in. Where tokens are selected, a folded attention row
-    /// reads x, so that nothing but it is multiplied with every token. Several paths come behind routing1: of the orders only whether
-    /// the maps up to there are folded is left.
-    pub fn new(weights: &Weights, order: Order, selecting: bool) -> Self {
-        let mut ordered =
-            if weights.path_gate.is_some() { Self::up_to_paths(weights, order) } else { Self::dense(weights, order) };
-        if selecting && order != Order::AsWritten && ordered.attends_first {
-            ordered.attention = folded_attention(weights);
-            ordered.attends_first = false;
-        }
-        ordered
+    /// Folds in f64; a map that is not folded stays in the type it came in. Several paths come behind routing1: of the orders
+    /// only whether the maps up to there are folded is left.
+    pub fn new(weights: &Weights, order: Order) -> Self {
+        if weights.path_gate.is_some() { Self::up_to_paths(weights, order) } else { Self::dense(weights, order) }
+    }
+
+    /// The attention row that reads x where the order's own reads the first map's result: with it that map is for selected tokens
+    /// only. As written, h is to be had for every token.
+    pub fn attention_of_x(&self, weights: &Weights, order: Order) -> Option<Map> {
+        (self.attends_first && order != Order::AsWritten).then(|| folded_attention(weights))
     }
 
     fn up_to_paths(weights: &Weights, order: Order) -> Self {
