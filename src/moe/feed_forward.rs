@@ -345,6 +345,9 @@ impl<'a> MoeForwardBuilder<'a> {
             combine = combine.plus(shared.tensor());
         }
         plan.append(combine.plan(gpu)?);
+        for own in [&hidden, &rows].into_iter().chain(&shared) {
+            plan.keep(own.buffer().clone());
+        }
         Ok(MoeForward { router: routed, plan, y })
     }
 
