@@ -422,7 +422,7 @@ fn a_device_with_too_little_is_refused() {
         let (x, y) = (buffer(), buffer());
         let refusal = Softmax::new(Tensor::f32(&x, &[8, 8]), Tensor::f32(&y, &[8, 8]), 1).plan(&small);
         let refusal = refusal.expect_err("too few bindings").to_string();
-        assert_eq!(refusal, "device: storage buffers of a stage needs 6, the device allows 4");
+        assert_eq!(refusal, "device: storage buffers of a stage needs 8, the device allows 4");
     }
 }
 

@@ -108,7 +108,7 @@ impl<'a> ForwardBuilder<'a> {
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for tensors that do not fit, [`Error::Limit`] where an
-    /// intermediate exceeds the device's largest buffer. Where memory runs out, see [`Gpu::error_scope`].
+    /// intermediate exceeds the device's largest buffer. Where memory runs out, see [`Gpu::error_scope`](crate::Gpu::error_scope).
     ///
     /// ```no_run
     /// # use double_routing::{Forward, ForwardBuilder, Result};
