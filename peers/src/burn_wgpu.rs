@@ -107,7 +107,7 @@ impl Manner {
             Problem::Matmul { .. } | Problem::Forward { .. } => &[Self::AsUsed, Self::Transposed],
             Problem::Softmax { .. } | Problem::Select { .. } => &[Self::AsUsed],
             Problem::Router { .. } => &[Self::Scattered, Self::Threshold],
-            Problem::Moe { tokens: 1, .. } => &[Self::AsUsed, Self::Transposed, Self::Gathered],
+            Problem::Moe { tokens: 1, .. } => &[Self::Gathered, Self::AsUsed],
             Problem::Moe { .. } => &[Self::AsUsed, Self::Transposed],
         }
     }

@@ -167,9 +167,12 @@ impl Problem {
         Self::Matmul { shape, transposed, a: values(rows * depth, 1.0), b: values(columns * depth, 1.0) }
     }
 
-    /// One product of as many floating-point operations as the experts of so many tokens have.
+    /// One product of what so many tokens need: as many rows as their experts have together, or of one token as many columns
+    /// as its experts and the router have.
     pub fn dense(tokens: usize, experts: &ExpertWeights) -> Self {
-        Self::matmul([tokens * ROUTER.per_token, 3 * experts.width, experts.features], true, seeded())
+        let (slots, columns) = (tokens * ROUTER.per_token, 3 * experts.width);
+        let [rows, columns] = if tokens == 1 { [1, ROUTER.paths + slots * columns] } else { [slots, columns] };
+        Self::matmul([rows, columns, experts.features], true, seeded())
     }
 }
 
