@@ -4,6 +4,7 @@ mod burn_wgpu;
 mod measure;
 mod ours;
 mod side;
+mod truth;
 mod work;
 
 use std::{
@@ -118,11 +119,13 @@ fn run(arguments: &Arguments) -> Result<bool> {
             _ => return Err(anyhow!("{}: measuring it ended with {}", work.name, output.status)),
         }
         if output.status.success() {
-            let record: Record = serde_json::from_slice(&output.stdout).context("what was measured")?;
-            if arguments.json {
-                progress.suspend(|| print_json(&record))?;
+            for record in serde_json::Deserializer::from_slice(&output.stdout).into_iter() {
+                let record: Record = record.context("what was measured")?;
+                if arguments.json {
+                    progress.suspend(|| print_json(&record))?;
+                }
+                records.push(record);
             }
-            records.push(record);
         }
         progress.inc(1);
     }
@@ -137,7 +140,7 @@ fn run(arguments: &Arguments) -> Result<bool> {
 fn alone(arguments: &Arguments, name: &str) -> Result<bool> {
     let work = WORKS.iter().find(|work| work.name == name).with_context(|| format!("no work '{name}'"))?;
     match measure::measure(work, arguments.peer, arguments.adapter.as_deref(), arguments.samples.get())? {
-        Ok(record) => print_json(&record).map(|()| true),
+        Ok(records) => records.iter().try_for_each(print_json).map(|()| true),
         Err(wrong) => {
             report(&format!("{name}: {wrong}"));
             Ok(false)
@@ -150,12 +153,13 @@ fn print_json(record: &Record) -> Result<()> {
 }
 
 fn print_table(records: &[Record]) -> Result<()> {
-    const HEADER: [&str; 10] = [
+    const HEADER: [&str; 11] = [
         "work",
+        "peer",
         "ours ms",
         "peer ms",
         "ratio",
-        "peer's weights",
+        "peer's way",
         "our error",
         "peer's error",
         "allowed",
@@ -169,6 +173,7 @@ fn print_table(records: &[Record]) -> Result<()> {
         let of_peer = |show: &dyn Fn(&measure::OfPeer) -> String| peer.map_or_else(String::new, show);
         table.add_row([
             record.work.clone(),
+            of_peer(&|peer| peer.peer.clone()),
             format!("{:.2}", record.ours_ms),
             of_peer(&|peer| format!("{:.2}", peer.peer_ms)),
             of_peer(&|peer| format!("{:.2}", peer.ratio)),
@@ -180,7 +185,7 @@ fn print_table(records: &[Record]) -> Result<()> {
             of_peer(&|peer| format!("{:.0}", peer.peer_first_ms)),
         ]);
     }
-    for column in [1, 2, 3, 5, 6, 7, 8, 9] {
+    for column in [2, 3, 4, 6, 7, 8, 9, 10] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -9,7 +9,7 @@ pub trait Side {
     /// Does the work so many times and waits for all of them; the time from the first call to the end of waiting.
     fn time(&self, repetitions: u32) -> Result<Duration>;
 
-    /// The result of the work, done once more.
+    /// The result of the work, done once more; of a choice, each row's values and then its ids.
     fn result(&self) -> Result<Vec<f32>>;
 }
 
@@ -27,6 +27,16 @@ impl Side for Way {
     fn result(&self) -> Result<Vec<f32>> {
         self.side.result()
     }
+}
+
+/// Each row's values and then its ids, which f32 has to hold exactly.
+pub fn side_by_side(values: &[f32], ids: &[f32], columns: usize) -> Vec<f32> {
+    values
+        .chunks(columns)
+        .zip(ids.chunks(columns))
+        .flat_map(|(values, ids)| values.iter().chain(ids))
+        .copied()
+        .collect()
 }
 
 /// A measurement takes about this long, by repetitions where once is shorter.
