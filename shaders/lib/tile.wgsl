@@ -3,7 +3,8 @@
 // A workgroup of TILE_X × TILE_Y invocations owns TILE_M rows and TILE_N columns of the product; an invocation owns
 // TILE_ROWS rows and TILE_QUADS quads of columns. The kernel that imports this file supplies the operands a and b through
 // lib/load.wgsl, the output c through lib/store.wgsl and `params.product`; it decides what happens to the accumulators (its
-// epilogue), in those invocations that tile_stores() names. One whose rows are gathered (A_GATHERED) says where each is.
+// epilogue), in those invocations that tile_stores() names. One whose rows are gathered (A_GATHERED) says where each is; one
+// whose tiles often end early has RAGGED_LOOPS, so that `subgroup` leaves out the rows that are not there.
 //
 // TILE_SOURCE says where an invocation finds its operands:
 //   direct    it reads them straight from memory; no barrier (few rows);
@@ -357,10 +358,20 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
     a_at[R] = a_start(place, tile_row(place, R));
 //#endfor
 //#endif
+//#if RAGGED_LOOPS
+    // Tiles of paths are seldom full, so there is a loop for each number of groups of TILE_X rows. Software drivers run both sides of a
+    // branch, but leave a loop that nobody is in.
+    let last_group = (min(TILE_ROWS, place.rows - place.row) - 1u) / TILE_X;
+//#endif
+//#for N in TILE_LOOPS
 //#if TILE_SOURCE == lanes
     for (var k = place.x * 4u; k < depth; k += TILE_X * 4u) {
 //#else
+//#if RAGGED_LOOPS
+    for (var k = select(depth, 0u, last_group == N); k < depth; k += 4u) {
+//#else
     for (var k = 0u; k < depth; k += 4u) {
+//#endif
 //#endif
         var blocks: array<mat4x4<f32>, TILE_QUADS>;
 //#for Q in TILE_QUADS
@@ -368,7 +379,11 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#endfor
 //#if TILE_SOURCE == subgroup
 //#for G in TILE_ROWS_A_LANE
+//#if RAGGED_LOOPS
+        if G <= N {
+//#else
         {
+//#endif
             let own = a_block(place, a_at[G], k);
 //#for L in TILE_X
             {
@@ -391,6 +406,7 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#endfor
 //#endif
     }
+//#endfor
 //#if TILE_SOURCE == lanes
 //#for R in TILE_ROWS
 //#for Q in TILE_QUADS

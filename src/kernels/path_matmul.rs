@@ -282,7 +282,7 @@ impl<'a> PathMatmul<'a> {
             _ => store_access(&c, &[columns]),
         };
         let variant = tile
-            .define(Variant::default())
+            .define(Variant::default(), true)
             .flag("B_TRANSPOSED", true)
             .flag("A_GATHERED", order.is_some())
             .word("a_TYPE", "f32")

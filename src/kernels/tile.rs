@@ -220,12 +220,16 @@ impl Tile {
         CHOICES.iter().find(fits).map_or(TILES[1], |choice| choice.tile)
     }
 
-    pub(crate) fn define(self, variant: Variant) -> Variant {
+    /// `ragged`: its tiles often end before their last row.
+    pub(crate) fn define(self, variant: Variant, ragged: bool) -> Variant {
+        let loops = if ragged && self.source == Source::Subgroup { self.rows / self.x } else { 1 };
         let variant = variant
             .word("TILE_SOURCE", self.source_name())
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
+            .number("TILE_LOOPS", loops)
+            .flag("RAGGED_LOOPS", loops > 1)
             .number("TILE_QUADS", self.quads);
         match self.source {
             Source::Direct | Source::Lanes => variant,
@@ -341,7 +345,7 @@ pub(crate) struct Piece<'a> {
 impl Piece<'_> {
     /// The names of the tile product's variant.
     pub(crate) fn define(&self, multiplication: &Multiplication<'_>, tile: Tile) -> Variant {
-        tile.define(Variant::default())
+        tile.define(Variant::default(), false)
             .flag("B_TRANSPOSED", multiplication.transposed)
             .flag("A_GATHERED", false)
             .word("a_TYPE", multiplication.a.element().name())
@@ -539,17 +543,17 @@ impl Multiplication<'_> {
 /// Every variant of the tile product of whole matrices: tiles × storage of B × layout of B × how operands are read and
 /// written.
 pub(crate) fn variants() -> Vec<Variant> {
-    Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |b| tile.variants(b, false))).collect()
+    Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |b| tile.variants(b, false, false))).collect()
 }
 
 /// The same for products whose rows have a path each: B transposed, the rows of A gathered or in order.
 pub(crate) fn path_variants() -> Vec<Variant> {
-    Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |a| tile.variants(true, a))).collect()
+    Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |a| tile.variants(true, a, true))).collect()
 }
 
 impl Tile {
     /// Only tiles for software read in words of 64 bits.
-    fn variants(self, b_transposed: bool, a_gathered: bool) -> Vec<Variant> {
+    fn variants(self, b_transposed: bool, a_gathered: bool, ragged: bool) -> Vec<Variant> {
         let wide = self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32);
         let mut variants = Vec::new();
         for element in super::WEIGHT_ELEMENTS {
@@ -557,7 +561,7 @@ impl Tile {
                 for b in super::load_accesses(*element, wide) {
                     for c in super::STORE_ACCESSES {
                         variants.push(
-                            self.define(Variant::default())
+                            self.define(Variant::default(), ragged)
                                 .flag("B_TRANSPOSED", b_transposed)
                                 .flag("A_GATHERED", a_gathered)
                                 .word("a_TYPE", "f32")
