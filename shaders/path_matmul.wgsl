@@ -11,7 +11,7 @@
 // found by bisection: with GRAIN = TILE_M and STEP = 1 that leaves room for the last tile of every path, ⌊rows / TILE_M⌋ + P in
 // all; with GRAIN = 1 and STEP = 0 every row has a workgroup, of which those at the start of a tile work: cheaper where
 // there are fewer rows than paths. Barriers are those of the tile product. To first order, in any order of summation:
-//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with SWISH times |silu(s)| and (K + 10 + 2|s|) for (K + 2)
+//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with SWISH times |silu(s)| and (K + 19 + 4|s|) for (K + 2)
 
 //#import lib/grid
 //#import lib/half

@@ -102,8 +102,8 @@ pub fn silu<T: Real>(x: T) -> T {
 }
 
 /// How far each element of an f32 evaluation may be from [`path_matmul`]: (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|); with `s` times
-/// |silu(s)|, and with K + 10 + 4|s| for K + 2: exp twice within (3 + 2|s|)·2⁻²³ relative (of the smaller of e⁻ˢ and 1 + e⁻ˢ it is all, of
-/// the sum a half or less), a division within 2.5·2⁻²³, two products and a sum.
+/// |silu(s)|, and with K + 19 + 4|s| for K + 2: e⁻ˡˢˡ is off by (6 + 4|s|)·2⁻²⁴ of itself, 1 + e⁻ˡˢˡ by less than 4, a division by 5, two
+/// products by 1 each. An e⁻ˡˢˡ that is flushed loses |s| times the product.
 ///
 /// # Panics
 /// As [`path_matmul`].
@@ -119,14 +119,14 @@ pub fn path_matmul_bound(a: &[f64], weights: PathWeights<'_, f64>, rows: PathRow
     let (b, bias) = (absolute(weights.b), weights.bias.map(absolute));
     let magnitudes = PathWeights { b: &b, bias: bias.as_deref(), columns, depth };
     let products = path_matmul(&absolute(a), magnitudes, rows, None);
-    let of_silu = |at: usize| s.map_or((1.0, 0.0), |s| (silu(s[at]).abs(), 20.0 + 8.0 * s[at].abs()));
+    let of_silu = |at: usize| s.map_or((1.0, 0.0, 0.0), |s| (silu(s[at]).abs(), 17.0 + 4.0 * s[at].abs(), s[at].abs()));
     products
         .into_iter()
         .enumerate()
         .map(|(at, magnitude)| {
-            let (factor, more) = of_silu(at);
+            let (factor, more, flushed) = of_silu(at);
             let operations = (depth + 2) as f64 + more;
-            operations * (ROUNDING * magnitude * factor + FLUSHED * (1.0 + factor))
+            operations * (ROUNDING * magnitude * factor + FLUSHED * (1.0 + factor)) + flushed * magnitude * FLUSHED
         })
         .collect()
 }
