@@ -17,7 +17,7 @@ use crate::{
     evaluate::{Evaluator, Run},
     gpu::{Selection, Target},
     input::{self, Input},
-    judge::{self, judge_levels},
+    judge::{self, judge},
     report::{self, BOLD, Out},
     save::Destination,
 };
@@ -173,7 +173,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let run = evaluator.run(&input, arguments.batch.map(NonZeroUsize::get))?;
     write(&input, &run.output, dimensions, settings.paths.per_token, destination)?;
     let judgement = match arguments.check {
-        true => Some(judge_levels(&weights, settings, &input, &run.output)?),
+        true => Some(judge(&weights, settings, &input, &run.output)?),
         false => None,
     };
 

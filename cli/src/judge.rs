@@ -1,10 +1,10 @@
 //! Holding a layer's results against the CPU reference, by the rule that the library's own cases follow.
 
-use std::io::Write;
+use std::{io::Write, ops::Range};
 
 use double_routing::{
-    Output, Selection, Settings, Weights,
-    check::{Judgement, LayerTruth, LevelsTruth},
+    Output, Settings, Weights,
+    check::{Judgement, LayerTruth},
 };
 use serde_json::{Value, json};
 
@@ -44,53 +44,35 @@ pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
 const PIECE: usize = 1 << 20;
 
 /// Judges the output of a layer with these settings.
-pub fn judge_levels(
-    weights: &Weights,
-    settings: Settings,
-    input: &Input,
-    output: &Output,
-) -> anyhow::Result<Judgement> {
-    if settings.selection == Selection::All && weights.paths_to_reference().is_none() {
-        return Ok(judge(weights, input, output));
-    }
-    let mut truth = LevelsTruth::new(weights, settings);
-    let sequences = input.sequences();
-    let bar = report::progress("checked", sequences, sequences > 1);
-    for sequence in 0..sequences {
-        let Part { x, shape, lengths } = input.part(sequence..sequence + 1);
-        let part = Output {
-            y: of_sequence(&output.y, sequence, sequences).to_vec(),
-            w: of_sequence(&output.w, sequence, sequences).to_vec(),
-            indices: of_sequence(&output.indices, sequence, sequences).to_vec(),
-            ids: of_sequence(&output.ids, sequence, sequences).to_vec(),
-            gates: of_sequence(&output.gates, sequence, sequences).to_vec(),
-        };
-        truth.extend(x, &shape, lengths, &part)?;
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    Ok(truth.judge())
-}
-
-fn of_sequence<T>(values: &[T], sequence: usize, sequences: usize) -> &[T] {
-    let each = values.len() / sequences;
-    &values[sequence * each..(sequence + 1) * each]
-}
-
-/// Judges y and w.
-pub fn judge(weights: &Weights, input: &Input, output: &Output) -> Judgement {
-    let mut truth = LayerTruth::new(weights);
+pub fn judge(weights: &Weights, settings: Settings, input: &Input, output: &Output) -> anyhow::Result<Judgement> {
+    let mut truth = LayerTruth::new(weights, settings);
     let sequences = input.sequences();
     let each = input.tokens_each().saturating_mul(weights.dimensions().input).max(1);
     let step = (PIECE / each).max(1);
     let bar = report::progress("checked", sequences, step < sequences);
     for start in (0..sequences).step_by(step) {
-        let Part { x, shape, lengths } = input.part(start..sequences.min(start + step));
-        truth.extend(x, &shape, lengths);
+        let piece = start..sequences.min(start + step);
+        let Part { x, shape, lengths } = input.part(piece.clone());
+        truth.extend(x, &shape, lengths, &of_sequences(output, piece, sequences))?;
         bar.inc(shape[0] as u64);
     }
     bar.finish_and_clear();
-    truth.judge(&output.y, &output.w)
+    Ok(truth.judge())
+}
+
+/// What an output has of some of its sequences, of which each has as much as any other.
+fn of_sequences(output: &Output, piece: Range<usize>, sequences: usize) -> Output {
+    fn part<T: Clone>(values: &[T], piece: &Range<usize>, sequences: usize) -> Vec<T> {
+        let each = values.len() / sequences;
+        values[piece.start * each..piece.end * each].to_vec()
+    }
+    Output {
+        y: part(&output.y, &piece, sequences),
+        w: part(&output.w, &piece, sequences),
+        indices: part(&output.indices, &piece, sequences),
+        ids: part(&output.ids, &piece, sequences),
+        gates: part(&output.gates, &piece, sequences),
+    }
 }
 
 #[cfg(test)]
@@ -113,7 +95,7 @@ mod tests {
         let input = Input { x: values(2 * 50 * 9), shape: vec![2, 50, 9], lengths: Some(vec![50, 20]) };
         let evaluator = Evaluator::new(&Target::Reference, &weights, Settings::default()).unwrap();
         let right = evaluator.run(&input, None).unwrap().output;
-        let judgement = judge(&weights, &input, &right);
+        let judgement = judge(&weights, Settings::default(), &input, &right).unwrap();
         assert!(judgement.passed() && judgement.worst <= 1.0, "{judgement:?}");
 
         // One element by a hundred-thousandth of itself; every element by a millionth; a weight; a NaN.
@@ -123,7 +105,7 @@ mod tests {
         wrong[2].w[3] *= 1.0001;
         wrong[3].y[0] = f32::NAN;
         for output in &wrong {
-            let judgement = judge(&weights, &input, output);
+            let judgement = judge(&weights, Settings::default(), &input, output).unwrap();
             assert!(!judgement.passed(), "{judgement:?}");
         }
     }

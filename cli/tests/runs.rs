@@ -60,6 +60,12 @@ fn forward_selects_tokens_and_chooses_paths() {
     assert_eq!(read_output(&files.path("output.safetensors"))["ids"], whole["ids"]);
     files.forward(&["--check", "--paths-per-token", "3", "--path-score", "sigmoid"]).passed();
     assert_eq!(read_output(&files.path("output.safetensors"))["ids"].0, [3, 40, 3]);
+    // Where every token is masked there is no signal to measure errors by.
+    let nothing = ("lengths".into(), Dtype::U32, vec![2], bytemuck::cast_slice(&[0u32, 0]).to_vec());
+    let files = Files::new(&weights_with_paths(6), &[x(&[2, 5, INPUT]), nothing]);
+    files.forward(&["--check", "--paths-per-token", "2"]).passed();
+    let output = read_output(&files.path("output.safetensors"));
+    assert!(output["w"].1.iter().all(|&w| w == 0.0) && output["y"].1.iter().all(|y| y.is_finite()));
 }
 
 #[test]

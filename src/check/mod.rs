@@ -20,11 +20,11 @@ mod route_paths;
 mod routing;
 mod select;
 mod softmax;
+mod truth;
 
 use std::{future::Future, pin::Pin};
 
-pub use levels::LevelsTruth;
-pub use routing::{Judgement, LayerTruth};
+pub use truth::{Judgement, LayerTruth};
 
 use crate::{Gpu, Result};
 

@@ -1,144 +1,9 @@
 //! Cases of the layer: both plans and every order.
 
-use super::{
-    Case,
-    bench::{Random, compare},
-};
+use super::{Case, LayerTruth, bench::Random};
 use crate::{
-    Dimensions, DoubleRouting, Gpu, Linear, Order, PlanKind, Result, Settings, Values, Weights,
-    check::Outcome,
-    reference::{Forward, Layer, signal_error},
+    Dimensions, DoubleRouting, Gpu, Linear, Order, PlanKind, Result, Settings, Values, Weights, check::Outcome,
 };
-
-/// An evaluation may be this many times as far from the truth as plain f32 loops on the CPU are on the same input, by the
-/// signal measure; errors below the floor are too small to compare.
-const YARDSTICKS: f64 = 4.0;
-const FLOOR: f64 = 1e-6;
-
-/// What an error by signal may be.
-pub(super) fn allowed(yardstick: f64) -> f64 {
-    (YARDSTICKS * yardstick).max(FLOOR)
-}
-
-/// The truth about a layer's results: its f64 forward, the bounds on an f32 one, and a plain f32 one as yardstick. Gathered
-/// part by part, since sequences are independent and the reference's intermediates are large.
-///
-/// ```no_run
-/// # async fn check(layer: &double_routing::DoubleRouting, weights: &double_routing::Weights, x: &[f32])
-/// # -> double_routing::Result<()> {
-/// let mut truth = double_routing::check::LayerTruth::new(weights);
-/// truth.extend(x, &[8, 512, 768], None);
-/// let output = layer.run(x, &[8, 512, 768], None).await?;
-/// let judgement = truth.judge(&output.y, &output.w);
-/// assert!(judgement.passed(), "{judgement:?}");
-/// # Ok(()) }
-/// ```
-#[derive(Debug)]
-pub struct LayerTruth {
-    layer: Layer<f64>,
-    plain: Layer<f32>,
-    truth: Forward<f64>,
-    plain_y: Vec<f32>,
-    of_w: Vec<f64>,
-    of_y: Vec<f64>,
-}
-
-/// How far a layer's results are from the truth.
-///
-/// ```
-/// # fn show(judgement: double_routing::check::Judgement) {
-/// println!("error by signal {:.1e}, allowed {:.1e}", judgement.error, judgement.allowed);
-/// # }
-/// ```
-#[derive(Debug, Clone, PartialEq)]
-pub struct Judgement {
-    /// The error of y by its signal, [`signal_error`].
-    pub error: f64,
-    /// The same for plain f32 loops on the CPU.
-    pub yardstick: f64,
-    /// What the error may be: 4 times the yardstick, and 1e-6 where that is less.
-    pub allowed: f64,
-    /// The worst element of y and w, its error as a share of its forward error bound ([`Layer::bounds`]).
-    pub worst: f64,
-    /// What is wrong, if anything is.
-    pub fault: Option<String>,
-}
-
-impl Judgement {
-    /// Whether the error by signal is allowed and every element is within its bound.
-    ///
-    /// ```
-    /// # fn show(judgement: double_routing::check::Judgement) {
-    /// assert!(judgement.passed());
-    /// # }
-    /// ```
-    pub fn passed(&self) -> bool {
-        self.fault.is_none()
-    }
-}
-
-impl LayerTruth {
-    /// Of a layer with these weights, for no input yet.
-    ///
-    /// ```no_run
-    /// # fn truth(weights: &double_routing::Weights) -> double_routing::check::LayerTruth {
-    /// double_routing::check::LayerTruth::new(weights)
-    /// # }
-    /// ```
-    pub fn new(weights: &Weights) -> Self {
-        let layer = weights.to_reference();
-        Self {
-            plain: layer.cast(),
-            layer,
-            truth: Forward { h: vec![], logits: vec![], w: vec![], routed: vec![], y: vec![], d: vec![] },
-            plain_y: Vec::new(),
-            of_w: Vec::new(),
-            of_y: Vec::new(),
-        }
-    }
-
-    /// Adds the forward of x (f32 `[…, in]`, rank 2 or more), with or without lengths, behind those already there.
-    ///
-    /// # Panics
-    /// Where x is shorter than its shape.
-    ///
-    /// ```no_run
-    /// # fn add(truth: &mut double_routing::check::LayerTruth, x: &[f32]) {
-    /// truth.extend(x, &[4, 9, 768], Some(&[9, 5, 1, 0]));
-    /// # }
-    /// ```
-    pub fn extend(&mut self, x: &[f32], shape: &[usize], lengths: Option<&[u32]>) {
-        let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
-        let part = self.layer.forward(&exact, shape, lengths);
-        let (of_w, of_y) = self.layer.bounds(&part, &exact, shape, lengths);
-        self.of_w.extend(of_w);
-        self.of_y.extend(of_y);
-        self.plain_y.extend(self.plain.forward(x, shape, lengths).y);
-        self.truth.w.extend(part.w);
-        self.truth.y.extend(part.y);
-        self.truth.d = part.d;
-    }
-
-    /// Judges the results for all that was added.
-    ///
-    /// ```no_run
-    /// # fn judge(truth: &double_routing::check::LayerTruth, output: &double_routing::Output) {
-    /// assert!(truth.judge(&output.y, &output.w).passed());
-    /// # }
-    /// ```
-    pub fn judge(&self, y: &[f32], w: &[f32]) -> Judgement {
-        let (by_y, by_w) = (compare(y, &self.truth.y, &self.of_y), compare(w, &self.truth.w, &self.of_w));
-        let complete = y.len() == self.truth.y.len();
-        let error = if complete { signal_error(y, &self.truth) } else { f64::INFINITY };
-        let yardstick = signal_error(&self.plain_y, &self.truth);
-        let allowed = allowed(yardstick);
-        // An error that is NaN is not allowed either.
-        let too_far =
-            (error.is_nan() || error > allowed).then(|| format!("error by signal {error:.3e}, allowed {allowed:.3e}"));
-        let fault = by_w.fault.map(|fault| format!("w: {fault}")).or(by_y.fault.map(|fault| format!("y: {fault}")));
-        Judgement { error, yardstick, allowed, worst: by_y.worst.max(by_w.worst), fault: fault.or(too_far) }
-    }
-}
 
 #[derive(Debug, Clone)]
 struct Spec {
@@ -187,15 +52,9 @@ impl Spec {
         let layer = DoubleRouting::with_order(gpu, &weights, settings, self.order)?;
         let result = layer.run(&x, &self.shape, lengths.as_deref()).await?;
 
-        let mut truth = LayerTruth::new(&weights);
-        truth.extend(&x, &self.shape, lengths.as_deref());
-        let Judgement { error, allowed, worst, fault, .. } = truth.judge(&result.y, &result.w);
-        Ok(Outcome {
-            elements: result.y.len() + result.w.len(),
-            worst: worst.max(error / allowed),
-            signal: Some(error),
-            fault,
-        })
+        let mut truth = LayerTruth::new(&weights, settings);
+        truth.extend(&x, &self.shape, lengths.as_deref(), &result)?;
+        Ok(truth.judge().outcome(result.y.len() + result.w.len()))
     }
 }
 

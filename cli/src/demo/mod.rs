@@ -140,7 +140,7 @@ impl Demo<'_> {
             self.evaluator.run(&input, None)?;
         }
         let run = self.evaluator.run(&input, None)?;
-        let judgement = judge(&self.model.weights, &input, &run.output);
+        let judgement = judge(&self.model.weights, Settings::default(), &input, &run.output)?;
         let readings = self.model.readings(&sentences, &input, &run.output);
         ensure!(readings.len() == held_out.sentences.len(), "{} readings", readings.len());
 
