@@ -254,13 +254,13 @@ fn distance(result: &[f32], truth: &[f64]) -> f64 {
 /// ```
 #[derive(Debug, Clone, PartialEq)]
 pub struct Judgement {
-    /// The error of y by its signal, [`signal_error`].
+    /// The error of y by its signal, [`signal_error`](crate::reference::signal_error).
     pub error: f64,
     /// The same for plain f32 loops on the CPU.
     pub yardstick: f64,
     /// What the error may be: 4 times the yardstick, and 1e-6 where that is less.
     pub allowed: f64,
-    /// The worst element of y and w, its error as a share of its forward error bound ([`Layer::bounds`]).
+    /// The worst element of y and w, its error as a share of its forward error bound ([`Layer::bounds`](crate::reference::Layer::bounds)).
     pub worst: f64,
     /// What is wrong, if anything is.
     pub fault: Option<String>,

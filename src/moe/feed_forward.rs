@@ -34,8 +34,6 @@ pub struct MoeFeedForward {
     router: Router,
     experts: Experts,
     shared: Option<(Experts, Option<Owned>)>,
-    width: usize,
-    shared_width: usize,
 }
 
 /// Experts on the device.
@@ -55,6 +53,11 @@ impl Experts {
             up: upload("up_proj", up, [*paths, *width, *features])?,
             down: upload("down_proj", down, [*paths, *features, *width])?,
         })
+    }
+
+    /// Features between the maps.
+    fn width(&self) -> usize {
+        self.gate.shape()[1]
     }
 }
 
@@ -103,8 +106,6 @@ impl MoeFeedForward {
         Ok(Self {
             router: Router::new(gpu, router, config)?,
             experts: Experts::new(gpu, experts)?,
-            width: experts.width,
-            shared_width: shared.as_ref().map_or(0, |shared| shared.expert.width),
             shared: shared_experts,
         })
     }
@@ -142,8 +143,9 @@ impl MoeFeedForward {
     /// ```
     pub fn max_tokens(&self) -> usize {
         let config = self.router.config();
-        let widest = self.router.features().max(self.width) * config.per_token;
-        let widest = widest.max(config.paths).max(self.shared_width);
+        let widest = self.router.features().max(self.experts.width()) * config.per_token;
+        let of_shared = self.shared.as_ref().map_or(0, |(shared, _)| shared.width());
+        let widest = widest.max(config.paths).max(of_shared);
         (self.router.gpu().unaligned_limit() / 4 / widest as u64) as usize
     }
 
@@ -367,7 +369,7 @@ impl<'a> MoeForwardBuilder<'a> {
     ) -> Result<Owned> {
         let gpu = self.block.router.gpu();
         let (gate, up) = (experts.gate.tensor(), experts.up.tensor());
-        let width = gate.shape()[1];
+        let width = experts.width();
         let gated = Owned::new(gpu, "gate(x)", Element::F32, &[rows, width])?;
         let hidden = Owned::new(gpu, "hidden", Element::F32, &[rows, width])?;
         let mut of_gate = self.product(x.clone(), gate, offsets.clone(), gated.tensor());
@@ -391,7 +393,7 @@ impl<'a> MoeForwardBuilder<'a> {
         let offsets = gpu.upload("all tokens", bytemuck::cast_slice(&ends))?;
         let hidden = self.hidden(plan, experts, x, &Tensor::u32(&offsets, &[2]), None, tokens)?;
         let y = Owned::new(gpu, "shared expert's result", Element::F32, &[tokens, features])?;
-        let down = experts.down.tensor().reshape(&[features, self.block.shared_width]);
+        let down = experts.down.tensor().reshape(&[features, experts.width()]);
         match gate {
             Some(gate) => {
                 // One path that is always chosen: its gate is the sigmoid.
