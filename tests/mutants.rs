@@ -668,6 +668,22 @@ const MUTANTS: &[Mutant] = &[
         test: "splitting",
         cases: "",
     },
+    Mutant {
+        fault: "moe: a token's experts are added up without their gates",
+        file: "src/moe/feed_forward.rs",
+        from: ".gates(routed.gates())",
+        to: "",
+        test: "moe",
+        cases: "mixtral",
+    },
+    Mutant {
+        fault: "moe: the correction bias is read and not used",
+        file: "src/moe/router.rs",
+        from: "choice = choice.correction_bias(bias.tensor());",
+        to: "let _ = bias;",
+        test: "moe",
+        cases: "deepseek-v3",
+    },
 ];
 
 #[test]
