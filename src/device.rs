@@ -84,11 +84,12 @@ pub struct AdapterChoice {
     index: Option<usize>,
     backends: wgpu::Backends,
     kind: Option<wgpu::DeviceType>,
+    baseline: bool,
 }
 
 impl Default for AdapterChoice {
     fn default() -> Self {
-        Self { name: None, index: None, backends: wgpu::Backends::all(), kind: None }
+        Self { name: None, index: None, backends: wgpu::Backends::all(), kind: None, baseline: false }
     }
 }
 
@@ -142,6 +143,20 @@ impl AdapterChoice {
     #[must_use]
     pub fn kind(mut self, kind: wgpu::DeviceType) -> Self {
         self.kind = Some(kind);
+        self
+    }
+
+    /// Asks the adapter for no more than every WebGPU device has: the default limits, and no optional feature. Slower; to see
+    /// what others will.
+    ///
+    /// ```
+    /// # use double_routing::AdapterChoice;
+    /// let choice = AdapterChoice::default().baseline();
+    /// # let _ = choice;
+    /// ```
+    #[must_use]
+    pub fn baseline(mut self) -> Self {
+        self.baseline = true;
         self
     }
 
@@ -317,6 +332,9 @@ impl Gpu {
                 there => format!("{choice}; there: {}", there.join(", ")),
             }));
         };
+        if choice.baseline {
+            return Self::open_adapter(adapter, Self::required_features(), wgpu::Limits::default()).await;
+        }
         Self::open_adapter(adapter, Self::useful_features(adapter), Self::useful_limits(adapter)).await
     }
 

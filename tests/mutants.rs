@@ -1,5 +1,5 @@
 //! Do the tests test anything? Each mutant is a copy of the crate with one deliberate fault, and the named ordinary test
-//! must fail on it. Slow (a build each), so it runs on request:
+//! must fail on it. Slow (a build for every fault of the host's), so it runs on request:
 //!
 //!     cargo test --test mutants -- --ignored --nocapture
 
@@ -11,9 +11,14 @@
 )]
 
 use std::{
+    collections::{BTreeMap, BTreeSet},
     fs, io,
-    path::Path,
+    path::{Path, PathBuf},
     process::{Command, Output},
+    sync::{
+        Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
 };
 
 struct Mutant {
@@ -696,80 +701,162 @@ fn every_fault_has_one_place() {
 }
 
 #[test]
-#[ignore = "builds the crate once for every mutant"]
+#[ignore = "builds the crate for every fault of the host's, and runs a test for each of all"]
 fn every_mutant_is_caught() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let target = Path::new(env!("CARGO_TARGET_TMPDIR")).parent().expect("the target folder");
-    let copy = target.join("mutants");
-    if copy.exists() {
-        fs::remove_dir_all(&copy).expect("an old copy can be removed");
-    }
-    fs::create_dir_all(&copy).expect("the target folder can be written");
-    for name in ["Cargo.toml", "Cargo.lock", "README.md", "src", "shaders", "tests", "benches", "examples", "cli"] {
-        copy_tree(&root.join(name), &copy.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
-    }
-    // Under another version the copy's artefacts lie beside the crate's own instead of taking their place.
-    let manifest = copy.join("Cargo.toml");
-    let renamed = fs::read_to_string(&manifest).expect("the manifest").replacen(
-        &format!("version = \"{}\"", env!("CARGO_PKG_VERSION")),
-        &format!("version = \"{}.999\"", env!("CARGO_PKG_VERSION").rsplit_once('.').map_or("0.1", |(minor, _)| minor)),
-        1,
-    );
-    fs::write(&manifest, renamed).expect("the copy can be written");
-    let cargo = |test: &str, cases: &str, run: bool| -> Output {
-        let mut command = Command::new(env!("CARGO"));
-        // With --workspace the dependencies are those already built.
-        command.args(["test", "--offline", "--workspace", "--test", test]);
-        command.current_dir(&copy).env("CARGO_TARGET_DIR", target).env("CASE", cases).env("RUST_BACKTRACE", "0");
-        if !run {
-            command.arg("--no-run");
-        }
-        command.output().expect("cargo runs")
-    };
+    let copy = Copy::of(root, target);
     let only = std::env::var("MUTANT").unwrap_or_default();
-    let mut survivors = Vec::new();
-    for mutant in MUTANTS.iter().filter(|mutant| mutant.fault.contains(&only)) {
-        let file = copy.join(mutant.file);
+    let chosen = || MUTANTS.iter().filter(|mutant| mutant.fault.contains(&only));
+
+    // Without a fault the tests pass, or they prove nothing.
+    let tests: BTreeSet<&str> = chosen().map(|mutant| mutant.test).collect();
+    let built = copy.build(&tests);
+    for (test, executable) in &built {
+        let run = copy.test(executable, "x33").output().expect("the test runs");
+        assert!(run.status.success(), "tests/{test}.rs fails without a fault:\n{}", text(&run.stdout));
+    }
+
+    let of_shaders: Vec<&Mutant> = chosen().filter(|mutant| mutant.in_shader()).collect();
+    let next = AtomicUsize::new(0);
+    let survivors = Mutex::new(Vec::new());
+    std::thread::scope(|threads| {
+        for thread in 0..2 {
+            let (copy, of_shaders, built, next, survivors) = (&copy, &of_shaders, &built, &next, &survivors);
+            threads.spawn(move || {
+                let (original, faulty) = (copy.at.join(format!("was-{thread}")), copy.at.join(format!("is-{thread}")));
+                while let Some(mutant) = of_shaders.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    let source = fs::read_to_string(root.join(mutant.file)).expect("the shader");
+                    fs::write(&faulty, source.replace(mutant.from, mutant.to)).expect("the copy can be written");
+                    fs::write(&original, source).expect("the copy can be written");
+                    let mut test = copy.test(&built[mutant.test], mutant.cases);
+                    let run = test.env("MUTANT_WAS", &original).env("MUTANT_IS", &faulty).output();
+                    mutant.judge(&run.expect("the test runs"), survivors);
+                }
+            });
+        }
+    });
+    for mutant in chosen().filter(|mutant| !mutant.in_shader()) {
+        let file = copy.at.join(mutant.file);
         let original = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", mutant.file));
         fs::write(&file, original.replace(mutant.from, mutant.to)).expect("the copy can be written");
-        let build = cargo(mutant.test, mutant.cases, false);
-        assert!(build.status.success(), "{} does not build:\n{}", mutant.fault, String::from_utf8_lossy(&build.stderr));
-        let caught = !cargo(mutant.test, mutant.cases, true).status.success();
-        println!(
-            "{} by tests/{}.rs {:24} {}",
-            if caught { "caught" } else { "MISSED" },
-            mutant.test,
-            mutant.cases,
-            mutant.fault
-        );
-        if !caught {
-            survivors.push(mutant.fault);
-        }
+        let built = copy.build(&BTreeSet::from([mutant.test]));
+        let run = copy.test(&built[mutant.test], mutant.cases).output();
+        mutant.judge(&run.expect("the test runs"), &survivors);
         fs::write(&file, original).expect("the copy can be written");
     }
-    // The last build was of a mutant; without its fault the same test must pass, or it proves nothing.
-    for test in [
-        "matmul",
-        "softmax",
-        "attend",
-        "route",
-        "reduce",
-        "tiles",
-        "routing",
-        "goldens",
-        "splitting",
-        "select",
-        "dispatch",
-        "combine",
-        "path_matmul",
-        "route_paths",
-        "path_load",
-        "moe",
-        "levels",
-    ] {
-        assert!(cargo(test, "x33", true).status.success(), "tests/{test}.rs fails without a fault");
-    }
+    let survivors = survivors.into_inner().expect("no thread failed");
     assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+}
+
+impl Mutant {
+    fn in_shader(&self) -> bool {
+        self.file.starts_with("shaders/")
+    }
+
+    fn judge(&self, run: &Output, survivors: &Mutex<Vec<&str>>) {
+        let caught = !run.status.success();
+        // A fault that no shader compiler accepts would be caught by any test.
+        let said = format!("{}{}", text(&run.stdout), text(&run.stderr));
+        let runs = !said.contains(" parsing error: ") && !said.contains("Shader validation error");
+        assert!(runs, "{} is no shader:\n{said}", self.fault);
+        let word = if caught { "caught" } else { "MISSED" };
+        println!("{word} by tests/{}.rs {:24} {}", self.test, self.cases, self.fault);
+        if !caught {
+            survivors.lock().expect("no thread failed").push(self.fault);
+        }
+    }
+}
+
+/// A copy of the crate whose shaders can be replaced at run time, so that one build serves all faults in shaders.
+struct Copy {
+    at: PathBuf,
+    target: PathBuf,
+}
+
+impl Copy {
+    fn of(root: &Path, target: &Path) -> Self {
+        let at = target.join("mutants");
+        if at.exists() {
+            fs::remove_dir_all(&at).expect("an old copy can be removed");
+        }
+        fs::create_dir_all(&at).expect("the target folder can be written");
+        for name in ["Cargo.toml", "Cargo.lock", "README.md", "src", "shaders", "tests", "benches", "examples", "cli"] {
+            copy_tree(&root.join(name), &at.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
+        }
+        let copy = Self { at, target: target.into() };
+        // Under another version the copy's artefacts lie beside the crate's own instead of taking their place.
+        let version = env!("CARGO_PKG_VERSION");
+        copy.edit(
+            "Cargo.toml",
+            &format!("version = \"{version}\""),
+            &format!("version = \"{}.999\"", version.rsplit_once('.').map_or("0.1", |(minor, _)| minor)),
+        );
+        copy.edit(
+            "src/kernels/mod.rs",
+            "assemble(self.source, variant)",
+            "assemble(&crate::shader::replaced(self.source), variant)",
+        );
+        copy.edit(
+            "src/shader.rs",
+            "text.replace(\"OPERAND\", operand)",
+            "replaced(text).replace(\"OPERAND\", operand)",
+        );
+        copy.edit("src/shader.rs", "/// What a name in a shader stands for.", REPLACED);
+        copy
+    }
+
+    fn edit(&self, file: &str, from: &str, to: &str) {
+        let source = fs::read_to_string(self.at.join(file)).expect("a file of the copy");
+        assert!(source.contains(from), "{file} has no {from}");
+        fs::write(self.at.join(file), source.replacen(from, to, 1)).expect("the copy can be written");
+    }
+
+    /// Builds these tests: their names and executables.
+    fn build(&self, tests: &BTreeSet<&str>) -> BTreeMap<String, PathBuf> {
+        let mut command = Command::new(env!("CARGO"));
+        // With --workspace the dependencies are those already built.
+        command.args(["test", "--offline", "--workspace", "--no-run", "--message-format=json"]);
+        command.args(tests.iter().flat_map(|test| ["--test", test]));
+        command.current_dir(&self.at).env("CARGO_TARGET_DIR", &self.target);
+        let build = command.output().expect("cargo runs");
+        assert!(build.status.success(), "{tests:?} do not build:\n{}", text(&build.stderr));
+        let executables = text(&build.stdout)
+            .lines()
+            .filter_map(|line| serde_json::from_str::<serde_json::Value>(line).ok())
+            .filter_map(|message| {
+                let source = message["target"]["src_path"].as_str()?;
+                let name = message["target"]["name"].as_str()?;
+                let executable = message["executable"].as_str()?;
+                // The command has a test of a kernel's name.
+                Path::new(source).starts_with(self.at.join("tests")).then(|| (name.to_owned(), executable.into()))
+            })
+            .collect::<BTreeMap<_, _>>();
+        for test in tests {
+            assert!(executables.contains_key(*test), "tests/{test}.rs was not built");
+        }
+        executables
+    }
+
+    fn test(&self, executable: &Path, cases: &str) -> Command {
+        let mut command = Command::new(executable);
+        command.current_dir(&self.at).env("CASE", cases).env("RUST_BACKTRACE", "0");
+        command
+    }
+}
+
+/// What the copy has before the named line of `src/shader.rs`.
+const REPLACED: &str = "\
+/// The shader that stands in the place of this one, if any does.
+pub(crate) fn replaced(source: &str) -> String {
+    let read = |name: &str| std::fs::read_to_string(std::env::var(name).ok()?).ok();
+    read(\"MUTANT_WAS\").filter(|was| was == source).and_then(|_| read(\"MUTANT_IS\")).unwrap_or_else(|| source.into())
+}
+
+/// What a name in a shader stands for.";
+
+fn text(bytes: &[u8]) -> std::borrow::Cow<'_, str> {
+    String::from_utf8_lossy(bytes)
 }
 
 fn copy_tree(from: &Path, to: &Path) -> io::Result<()> {

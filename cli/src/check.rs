@@ -19,9 +19,12 @@ use crate::{
 pub struct Arguments {
     #[command(flatten)]
     selection: Selection,
-    /// Only the case of this name, or those whose names contain it
+    /// Only the case of this name, or those whose names contain it; may be given several times
     #[arg(long, value_name = "NAME")]
-    case: Option<String>,
+    case: Vec<String>,
+    /// Leave out the cases that take a slow adapter a second or more: tensors beyond a binding, grids beyond a dispatch
+    #[arg(long)]
+    quick: bool,
     /// Print one JSON object
     #[arg(long)]
     json: bool,
@@ -68,7 +71,7 @@ impl Row {
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
-    let cases = chosen(arguments.case.as_deref())?;
+    let cases = chosen(&arguments.case, arguments.quick)?;
     let gpu = arguments.selection.open_adapter("the CPU reference is what adapters are checked against")?;
     let bar = report::progress("cases", cases.len(), cases.len() > 1);
     let mut rows = Vec::with_capacity(cases.len());
@@ -89,7 +92,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
         )?;
     } else {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {adapter}\n")?;
-        let table = if arguments.case.is_some() { by_case(&rows) } else { by_kernel(&rows) };
+        let table = if !arguments.case.is_empty() { by_case(&rows) } else { by_kernel(&rows) };
         report::print_table(out, &table)?;
         print_failures(out, &rows, &arguments.selection)?;
         let elements: usize = rows.iter().map(|row| row.elements).sum();
@@ -104,15 +107,24 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     Ok((failed == 0).into())
 }
 
-/// The case of exactly this name, else those whose names contain it.
-fn chosen(name: Option<&str>) -> anyhow::Result<Vec<Case>> {
+/// For each name the case of exactly this name, else those whose names contain it.
+fn chosen(names: &[String], quick: bool) -> anyhow::Result<Vec<Case>> {
     let mut cases = cases();
-    let Some(name) = name else { return Ok(cases) };
-    let exact = cases.iter().any(|case| case.name() == name);
-    cases.retain(|case| if exact { case.name() == name } else { case.name().contains(name) });
-    if cases.is_empty() {
-        bail!("no case is named '{name}' or has it in its name");
+    cases.retain(|case| !(quick && case.heavy()));
+    if names.is_empty() {
+        return Ok(cases);
     }
+    let mut wanted = vec![false; cases.len()];
+    for name in names {
+        let exact = cases.iter().any(|case| case.name() == name);
+        let fits = |case: &Case| if exact { case.name() == name } else { case.name().contains(name) };
+        if !cases.iter().any(fits) {
+            bail!("no case is named '{name}' or has it in its name");
+        }
+        cases.iter().zip(&mut wanted).for_each(|(case, wanted)| *wanted |= fits(case));
+    }
+    let mut wanted = wanted.into_iter();
+    cases.retain(|_| wanted.next().unwrap_or(false));
     Ok(cases)
 }
 

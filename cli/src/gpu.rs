@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
-use double_routing::{AdapterChoice, Error, Gpu, Result, wgpu};
+use double_routing::{AdapterChoice, AdapterClass, Error, Gpu, Result, wgpu};
 use serde::Serialize;
 
 use crate::report;
@@ -26,6 +26,12 @@ pub struct Selection {
     /// Only adapters of this graphics API
     #[arg(long)]
     backend: Option<Backend>,
+    /// Ask the adapter for WebGPU's default limits and no optional feature, as on the least of devices
+    #[arg(long)]
+    baseline: bool,
+    /// Take the kernel configurations for another class of adapter, to check or to measure them
+    #[arg(long)]
+    class: Option<Class>,
     /// Tiles for products, as `tune` measured them on the adapter
     #[arg(long, value_name = "FILE")]
     tuning: Option<PathBuf>,
@@ -37,6 +43,23 @@ enum Backend {
     Gl,
     Metal,
     Dx12,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+enum Class {
+    Software,
+    Integrated,
+    Discrete,
+}
+
+impl From<Class> for AdapterClass {
+    fn from(class: Class) -> Self {
+        match class {
+            Class::Software => Self::Software,
+            Class::Integrated => Self::Integrated,
+            Class::Discrete => Self::Discrete,
+        }
+    }
 }
 
 impl From<Backend> for wgpu::Backends {
@@ -72,6 +95,8 @@ impl Selection {
         if self.is_reference() {
             ensure!(self.backend.is_none(), "--adapter cpu has no --backend");
             ensure!(self.tuning.is_none(), "--adapter cpu has no --tuning");
+            ensure!(!self.baseline, "--adapter cpu has no --baseline");
+            ensure!(self.class.is_none(), "--adapter cpu has no --class");
             return Ok(Target::Reference);
         }
         match self.open_device() {
@@ -84,8 +109,9 @@ impl Selection {
         }
     }
 
-    /// The device with the tuning that was given, if one was.
+    /// The device with the class and the tuning that were given.
     pub fn tune(&self, gpu: Gpu) -> anyhow::Result<Gpu> {
+        let gpu = self.class.map_or(gpu.clone(), |class| gpu.with_class(class.into()));
         let Some(path) = &self.tuning else { return Ok(gpu) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
         Ok(gpu.with_tuning(text.parse().with_context(|| path.display().to_string())?))
@@ -106,6 +132,9 @@ impl Selection {
         let mut choice = AdapterChoice::default();
         if let Some(backend) = self.backend {
             choice = choice.backends(backend.into());
+        }
+        if self.baseline {
+            choice = choice.baseline();
         }
         let Some(adapter) = &self.adapter else { return pollster::block_on(Gpu::open(&choice)) };
         if let Ok(index) = adapter.parse() {
@@ -131,8 +160,10 @@ impl Selection {
     pub fn options(&self) -> String {
         let adapter = self.adapter.as_ref().map(|adapter| format!(" --adapter '{adapter}'"));
         let backend = self.backend.map(|backend| format!(" --backend {backend:?}").to_lowercase());
+        let baseline = self.baseline.then(|| " --baseline".to_owned());
+        let class = self.class.map(|class| format!(" --class {class:?}").to_lowercase());
         let tuning = self.tuning.as_ref().map(|path| format!(" --tuning '{}'", path.display()));
-        [adapter, backend, tuning].into_iter().flatten().collect()
+        [adapter, backend, baseline, class, tuning].into_iter().flatten().collect()
     }
 }
 

@@ -212,6 +212,10 @@ fn adapters_that_are_not_there() {
     files.forward(&["--adapter", "99"]).refused(&["no adapter named '99'", "there:"]);
     double_routing(&["demo", "--adapter", "abacus"]).refused(&["abacus"]);
     double_routing(&["check", "--adapter", "cpu"]).refused(&["CPU reference"]);
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    files.forward(&[&CPU[..], &["--baseline"]].concat()).refused(&["--adapter cpu has no --baseline"]);
+    files.forward(&[&CPU[..], &["--class", "discrete"]].concat()).refused(&["--adapter cpu has no --class"]);
+    double_routing(&["check", "--case", "matmul 1x1x1", "--case", "no such case"]).refused(&["'no such case'"]);
     double_routing(&["check", "--case", "no such case"]).refused(&["no such case"]);
     for command in ["bench", "growth"] {
         double_routing(&[command, "--adapter", "abacus"]).refused(&["abacus"]);

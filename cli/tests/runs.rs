@@ -189,6 +189,24 @@ fn adapters_are_listed() {
 }
 
 #[test]
+fn check_runs_on_the_least_of_devices_and_as_another_class() {
+    let names = ["matmul 9x33x5", "softmax 9x301x1"];
+    for options in [&["--baseline"][..], &["--class", "discrete"], &["--baseline", "--class", "integrated", "--quick"]]
+    {
+        let cases = ["check", "--case", names[0], "--case", names[1], "--json"];
+        let report = double_routing(&[&cases, options].concat()).passed().json();
+        let ran = report["cases"].as_array().unwrap();
+        for name in names {
+            assert!(ran.iter().any(|case| case["name"].as_str().unwrap().starts_with(name)), "{options:?}: {report}");
+        }
+        assert!(ran.iter().all(|case| names.iter().any(|name| case["name"].as_str().unwrap().starts_with(name))));
+    }
+    // Cases that take long are left out, by name too.
+    let heavy = double_routing::check::cases().into_iter().find(double_routing::check::Case::heavy).unwrap();
+    double_routing(&["check", "--quick", "--case", heavy.name()]).refused(&[heavy.name()]);
+}
+
+#[test]
 fn check_runs_a_case_by_its_name_or_a_part_of_it() {
     let name = "routing 37x24 7,5,3 as-written";
     let ran = double_routing(&["check", "--case", name]).passed();

@@ -130,7 +130,11 @@ impl Case {
     /// # Ok(()) }
     /// ```
     pub async fn run(&self, gpu: &Gpu) -> Result<Outcome> {
-        (self.run)(gpu).await
+        let scope = gpu.error_scope();
+        let outcome = (self.run)(gpu).await;
+        // What the device reports is the cause of whatever else went wrong.
+        scope.close().await?;
+        outcome
     }
 }
 
