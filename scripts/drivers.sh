@@ -9,6 +9,7 @@
 #   races        the same layer's instrumented shaders (accesses out of bounds, races in workgroup memory), on kernels for hardware
 #
 #   scripts/drivers.sh [--all] [RUN …]    all cases instead of the quick ones, and races in all of them; only these runs
+#   JOBS=1 scripts/drivers.sh             one run at a time; each keeps about one core busy
 #
 # SwiftShader and the newest validation layer are part of Chromium; where that is missing and this is Debian, it is installed.
 # A machine that cannot have it leaves those runs out, and says so; with DOUBLE_ROUTING_REQUIRE=drivers that is a failure.
@@ -48,7 +49,7 @@ if [ -z "$chromium" ]; then
     [ "${DOUBLE_ROUTING_REQUIRE:-}" != drivers ] || exit 1
 fi
 
-cargo build --workspace
+scripts/adapters.sh
 command=$target/debug/double-routing
 
 # run NAME ADAPTER [VARIABLE=VALUE …] -- [arguments of check]: the adapter's line must have the words ADAPTER.
@@ -135,7 +136,7 @@ races() {
     fi
 }
 
-# The longest first, two at a time: each keeps about one core busy.
+# The longest first.
 plan wide wide
 [ -z "$chromium" ] || plan swiftshader swiftshader
 [ -z "$chromium" ] || plan races races
@@ -147,7 +148,7 @@ plan baseline baseline_gl
 failed=0
 running=0
 for job in "${jobs[@]}"; do
-    if [ $running -ge 2 ]; then
+    if [ $running -ge "${JOBS:-2}" ]; then
         wait -n || failed=$((failed + 1))
         running=$((running - 1))
     fi

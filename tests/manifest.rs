@@ -1,5 +1,7 @@
 //! What the README promises about versions is what the manifest says.
 
+#![allow(clippy::panic, reason = "a test that cannot go on fails, and says why")]
+
 #[test]
 fn the_readme_states_the_manifests_versions() {
     let readme = include_str!("../README.md");
@@ -27,4 +29,26 @@ fn the_readme_counts_what_there_is() {
     assert!(readme.contains(&format!("{mutants} mutants")), "{mutants} mutants");
     let goldens = include_str!("goldens/goldens.json").matches("\"name\"").count();
     assert!(readme.contains(&format!("{goldens} goldens from PyTorch")), "{goldens} goldens");
+}
+
+#[test]
+fn no_dependency_needs_a_newer_rust_than_the_manifest_promises() {
+    let metadata = std::process::Command::new(env!("CARGO"))
+        .args(["metadata", "--format-version=1", "--locked", "--manifest-path"])
+        .arg(concat!(env!("CARGO_MANIFEST_DIR"), "/Cargo.toml"))
+        .output()
+        .unwrap_or_else(|error| panic!("cargo metadata: {error}"));
+    let metadata: serde_json::Value =
+        serde_json::from_slice(&metadata.stdout).unwrap_or_else(|error| panic!("{error}"));
+    let packages = metadata["packages"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let version = |text: &str| -> Vec<u32> { text.split('.').filter_map(|part| part.parse().ok()).collect() };
+    let promised = version(env!("CARGO_PKG_RUST_VERSION"));
+    let newer: Vec<_> = packages
+        .iter()
+        .filter(|package| {
+            package["rust_version"].as_str().is_some_and(|needed| version(needed) > [&promised[..], &[0]].concat())
+        })
+        .map(|package| format!("{} {} needs Rust {}", package["name"], package["version"], package["rust_version"]))
+        .collect();
+    assert!(packages.len() > 50 && newer.is_empty(), "{} packages, {newer:#?}", packages.len());
 }
