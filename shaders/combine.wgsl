@@ -14,13 +14,12 @@
 //   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|)
 
 //#import lib/grid
+//#import lib/half
 //#import lib/store y
 //#if STAGE == combine
 //#import lib/load rows
 //#endif
-//#if ADDED
-//#import lib/load plus
-//#endif
+//#import lib/optional plus
 
 const LANES: u32 = 64u;
 //#if ALONE
@@ -37,11 +36,11 @@ struct Params {
     rows: u32,
     targets: u32,
     columns: u32,
-    // Elements from the start of its binding to the first element of each.
+    // Elements from the start of its binding to the first element of each; plus is as lib/optional.wgsl has it.
     rows_first: u32,
     positions_first: u32,
     gates_first: u32,
-    plus_first: u32,
+    plus_at: u32,
     targets_first: u32,
     y_first: u32,
     unused_0: u32,
@@ -57,9 +56,7 @@ struct Params {
 //#if GATED
 @group(0) @binding(3) var<storage, read> gates: array<f32>;
 //#endif
-//#if ADDED
-@group(0) @binding(4) var<storage, read> plus: array<plus_word>;
-//#endif
+@group(0) @binding(4) var<storage, read> plus: array<u32>;
 //#if TARGETED
 @group(0) @binding(5) var<storage, read> targets: array<u32>;
 //#endif
@@ -143,8 +140,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let column = start + Q * LANES * 4u;
             if column < columns {
                 let left = columns - column;
-//#if ADDED
-                sum[Q] += plus_quad(params.plus_first + result * columns + column, left);
+//#if !MOVED
+                sum[Q] += plus_quad(params.plus_at, result * columns + column, left);
 //#endif
                 y_store(params.y_first + to + column, left, sum[Q]);
             }
@@ -193,8 +190,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
 //#endif
-//#if ADDED
-    sum += plus_quad(params.plus_first + result * columns + column, left);
+//#if STAGE == fill
+    // Its bits, which an addition might flush.
+    sum = plus_quad(params.plus_at, result * columns + column, left);
+//#endif
+//#if STAGE == combine
+//#if !MOVED
+    sum += plus_quad(params.plus_at, result * columns + column, left);
+//#endif
 //#endif
     y_store(params.y_first + to + column, left, sum);
 }

@@ -14,13 +14,11 @@
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
-//#if BIAS
-//#import lib/bias bias
-//#endif
+//#import lib/optional bias
 
 struct Params {
     product: Product,
-    // As lib/bias.wgsl has it.
+    // As lib/optional.wgsl has it.
     bias_at: u32,
     unused_0: u32,
     unused_1: u32,
@@ -30,9 +28,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
-//#if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<u32>;
-//#endif
 @group(0) @binding(4) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X, TILE_Y)
@@ -64,11 +60,9 @@ fn main(
         if column < place.columns {
             let valid = place.columns - column;
             var addend = vec4<f32>();
-//#if BIAS
             if params.product.finishes == 1u {
                 addend = bias_quad(params.bias_at, column, valid);
             }
-//#endif
 //#for R in TILE_ROWS
             if tile_row(place, R) < place.rows {
                 c_store(tile_c(place, tile_row(place, R), column), valid, sums[R * TILE_QUADS + Q] + addend);

@@ -14,16 +14,12 @@
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
-//#if INNER
-//#import lib/bias inner
-//#endif
-//#if OUTER
-//#import lib/bias outer
-//#endif
+//#import lib/optional inner
+//#import lib/optional outer
 
 struct Params {
     product: Product,
-    // Elements from the start of its binding to the first element of each; a bias is as lib/bias.wgsl has it.
+    // Elements from the start of its binding to the first element of each; a bias is as lib/optional.wgsl has it.
     w_first: u32,
     inner_at: u32,
     outer_at: u32,
@@ -34,12 +30,8 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
 @group(0) @binding(3) var<storage, read> w: array<f32>;
-//#if INNER
 @group(0) @binding(4) var<storage, read> inner: array<u32>;
-//#endif
-//#if OUTER
 @group(0) @binding(5) var<storage, read> outer: array<u32>;
-//#endif
 @group(0) @binding(6) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X, TILE_Y)
@@ -70,14 +62,8 @@ fn main(
         let column = tile_column(place, Q);
         if column < place.columns {
             let valid = place.columns - column;
-            var inside = vec4<f32>();
-            var outside = vec4<f32>();
-//#if INNER
-            inside = inner_quad(params.inner_at, column, valid);
-//#endif
-//#if OUTER
-            outside = outer_quad(params.outer_at, column, valid);
-//#endif
+            let inside = inner_quad(params.inner_at, column, valid);
+            let outside = outer_quad(params.outer_at, column, valid);
 //#for R in TILE_ROWS
             if tile_row(place, R) < place.rows {
                 let sum = sums[R * TILE_QUADS + Q];

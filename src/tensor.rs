@@ -77,6 +77,13 @@ pub(crate) struct Bound<'a> {
     pub first: u32,
 }
 
+impl<'a> Bound<'a> {
+    /// For an operand that is not there, or has no elements.
+    pub fn absent(gpu: &'a Gpu) -> Self {
+        Self { buffer: gpu.absent(), offset: 0, size: gpu.absent().size(), first: 0 }
+    }
+}
+
 impl<'a> Tensor<'a> {
     /// A view of `shape` elements from the start of `buffer`, whose usage must include `STORAGE`.
     ///
@@ -254,7 +261,7 @@ impl<'a> Tensor<'a> {
         count: u64,
     ) -> Result<Bound<'a>> {
         if count == 0 {
-            return Ok(Bound { buffer: gpu.absent(), offset: 0, size: gpu.absent().size(), first: 0 });
+            return Ok(Bound::absent(gpu));
         }
         let size = self.element.bytes() as u64;
         let start = self.offset + first * size;

@@ -1,10 +1,9 @@
 //! The attention logit of each token. Shader: `shaders/attend.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
-    bias::{self, BIAS},
+    Factor, Kernel, Slot, WEIGHT_ELEMENTS, factor_accesses, factor_variants,
     lanes::{self, By, Kind, Lanes},
-    load_accesses, params, shader_u32,
+    optional, params, shader_u32,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
 
@@ -17,24 +16,15 @@ pub const ATTEND: Kernel = Kernel {
     name: "attend",
     source: include_str!("../../shaders/attend.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), BIAS.slot(3), Slot::write(4, "logits")],
+    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), Slot::read(3, "bias"), Slot::write(4, "logits")],
     variants: || {
         let mut variants = Vec::new();
         for (kind, _, lanes, each) in SHAPES {
             let wide = *kind == Kind::Software;
             for each in [rows_each(*lanes, *each, 1), *each] {
                 for element in WEIGHT_ELEMENTS {
-                    for x in load_accesses(Element::F32, wide) {
-                        for v in load_accesses(*element, wide) {
-                            let variant = lanes
-                                .define(Variant::default())
-                                .number("EACH", each)
-                                .word("x_TYPE", "f32")
-                                .word("x_ACCESS", x)
-                                .word("v_TYPE", element.name())
-                                .word("v_ACCESS", v);
-                            variants.extend(BIAS.variants(&variant));
-                        }
+                    for accesses in factor_variants(Element::F32, *element, wide) {
+                        variants.push(variant(*lanes, each, [Element::F32, *element], accesses));
                     }
                 }
             }
@@ -70,6 +60,16 @@ const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
     (Kind::Software, u64::MAX, Lanes::memory(256, 1), 1),
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), 1),
 ];
+
+fn variant(lanes: Lanes, each: u32, [x, v]: [Element; 2], [x_access, v_access]: [&'static str; 2]) -> Variant {
+    lanes
+        .define(Variant::default())
+        .number("EACH", each)
+        .word("x_TYPE", x.name())
+        .word("x_ACCESS", x_access)
+        .word("v_TYPE", v.name())
+        .word("v_ACCESS", v_access)
+}
 
 /// The rows of an invocation: one where there are fewer than it would have. Which lanes add which quads stays the same.
 fn rows_each(lanes: Lanes, each: u32, rows: u64) -> u32 {
@@ -174,33 +174,31 @@ impl<'a> Attend<'a> {
             let mut x = self.x.bind(gpu, NAME, "x", first * depth, count * depth)?;
             let mut v = self.v.bind(gpu, NAME, "v", 0, depth)?;
             let logits = self.logits.bind(gpu, NAME, "logits", first, count)?;
-            let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), 0, 1)?;
+            let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), 0, 1)?;
             let params = Params {
                 rows: shader_u32(NAME, "rows", count)?,
                 depth: shader_u32(NAME, "depth", depth)?,
                 x_first: x.first,
                 v_first: v.first,
-                bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
+                bias_at,
                 logits_first: logits.first,
                 ..Params::default()
             };
-            let variant = lanes
-                .define(Variant::default())
-                .number("EACH", each)
-                .word("x_TYPE", self.x.element().name())
-                .word("x_ACCESS", x.load_access(gpu, self.x.element(), &[depth]))
-                .word("v_TYPE", self.v.element().name())
-                .word("v_ACCESS", v.load_access(gpu, self.v.element(), &[depth]));
-            let variant = BIAS.define(variant, self.bias.as_ref());
-            let mut operands = vec![("x", &x), ("v", &v), ("logits", &logits)];
-            operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
+            let elements = [self.x.element(), self.v.element()];
+            let accesses = factor_accesses(
+                gpu,
+                [
+                    Factor { bound: &mut x, element: elements[0], strides: &[depth] },
+                    Factor { bound: &mut v, element: elements[1], strides: &[depth] },
+                ],
+            );
             plan.push(Step::new(
                 gpu,
                 &ATTEND,
-                variant,
+                variant(lanes, each, elements, accesses),
                 format!("{NAME} {count}x{depth}"),
                 bytemuck::bytes_of(&params),
-                &operands,
+                &[("x", &x), ("v", &v), ("bias", &bias), ("logits", &logits)],
                 count.div_ceil(u64::from(lanes.rows * each)),
             )?);
             first += count;
@@ -223,7 +221,7 @@ impl<'a> Attend<'a> {
         self.x.check_element(NAME, "x", &[Element::F32])?;
         self.v.check_element(NAME, "v", WEIGHT_ELEMENTS)?;
         self.logits.check_element(NAME, "logits", &[Element::F32])?;
-        BIAS.check(NAME, self.bias.as_ref(), 1, &self.logits)?;
+        optional::check(NAME, "bias", self.bias.as_ref(), &[1], &self.logits)?;
         for (name, tensor) in [("x", &self.x), ("v", &self.v)] {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.logits)?;

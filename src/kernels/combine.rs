@@ -1,6 +1,9 @@
 //! The gate-weighted sum of gathered rows, scattered back. Shader: `shaders/combine.wgsl`.
 
-use super::{Kernel, STORE_ACCESSES, Slot, lanes::Kind, load_accesses, params, shader_u32, store_access};
+use super::{
+    Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS, lanes::Kind, load_accesses, optional, params, shader_u32,
+    store_access,
+};
 use crate::{
     Element, Error, Gpu, Plan, Result, Step, Tensor,
     shader::Variant,
@@ -20,7 +23,7 @@ pub const COMBINE: Kernel = Kernel {
         Slot::read(1, "rows").when("STAGE == combine"),
         Slot::read(2, "positions").when("STAGE == combine"),
         Slot::read(3, "gates").when("GATED"),
-        Slot::read(4, "plus").when("ADDED"),
+        Slot::read(4, "plus"),
         Slot::read(5, "targets").when("TARGETED"),
         Slot::write(6, "y"),
     ],
@@ -29,17 +32,14 @@ pub const COMBINE: Kernel = Kernel {
         for y in STORE_ACCESSES {
             for alone in [false, true] {
                 for rows in load_accesses(Element::F32, alone) {
-                    for flags in 0..8 {
-                        let (gated, added, targeted) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
-                        variants.push(variant(Rows { alone, access: rows, moved: false }, y, gated, added, targeted));
-                        if !gated && !added {
-                            let moved = Rows { alone, access: rows, moved: true };
-                            variants.push(variant(moved, y, false, false, targeted));
+                    for targeted in [false, true] {
+                        for (moved, gated) in [(false, false), (false, true), (true, false)] {
+                            variants.push(variant(Rows { alone, access: rows, moved }, y, gated, targeted));
                         }
                     }
                 }
             }
-            variants.extend([false, true].map(|skipping| fill(y, skipping)));
+            variants.push(fill(y));
         }
         variants
     },
@@ -57,7 +57,7 @@ params! {
         rows_first,
         positions_first,
         gates_first,
-        plus_first,
+        plus_at,
         targets_first,
         y_first,
         unused_0,
@@ -87,7 +87,7 @@ struct Rows {
     moved: bool,
 }
 
-fn variant(rows: Rows, y: &'static str, gated: bool, added: bool, targeted: bool) -> Variant {
+fn variant(rows: Rows, y: &'static str, gated: bool, targeted: bool) -> Variant {
     Variant::default()
         .word("STAGE", "combine")
         .flag("ALONE", rows.alone)
@@ -97,23 +97,18 @@ fn variant(rows: Rows, y: &'static str, gated: bool, added: bool, targeted: bool
         .word("rows_ACCESS", rows.access)
         .flag("MOVED", rows.moved)
         .word("y_ACCESS", y)
-        .word("plus_TYPE", "f32")
-        .word("plus_ACCESS", y)
         .flag("GATED", gated)
-        .flag("ADDED", added)
         .flag("TARGETED", targeted)
 }
 
-fn fill(y: &'static str, skipping: bool) -> Variant {
+fn fill(y: &'static str) -> Variant {
     Variant::default()
         .word("STAGE", "fill")
         .flag("ALONE", false)
         .number("LANES", LANES)
         .word("y_ACCESS", y)
-        .word("plus_TYPE", "f32")
-        .word("plus_ACCESS", y)
+        .flag("MOVED", false)
         .flag("GATED", false)
-        .flag("ADDED", skipping)
         .flag("TARGETED", false)
 }
 
@@ -286,23 +281,21 @@ impl<'a> Combine<'a> {
     fn fill(&self, gpu: &Gpu, shape: &Shape, first: u64, count: u64) -> Result<Step> {
         let columns = shape.columns;
         let y = self.y.bind(gpu, NAME, "y", first * columns, count * columns)?;
-        let skip = part_of(gpu, self.skip.as_ref(), "skip", first * columns, count * columns)?;
+        let (plus_at, skip) = optional::bind(gpu, NAME, "skip", self.skip.as_ref(), first * columns, count * columns)?;
         let params = Params {
             results: shader_u32(NAME, "rows of y", count)?,
             columns: shader_u32(NAME, "columns", columns)?,
-            plus_first: skip.as_ref().map_or(0, |skip| skip.first),
+            plus_at,
             y_first: y.first,
             ..Params::default()
         };
-        let mut operands = vec![("y", &y)];
-        operands.extend(skip.as_ref().map(|skip| ("plus", skip)));
         Step::new(
             gpu,
             &COMBINE,
-            fill(common_access(&y, skip.as_ref(), columns), skip.is_some()),
+            fill(store_access(&y, &[columns])),
             format!("{NAME} fill {count}x{columns}"),
             bytemuck::bytes_of(&params),
-            &operands,
+            &[("plus", &skip), ("y", &y)],
             (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)),
         )
     }
@@ -313,7 +306,7 @@ impl<'a> Combine<'a> {
         let mut rows = self.rows.bind(gpu, NAME, "rows", 0, batches * shape.rows * columns)?;
         let positions = self.positions.bind(gpu, NAME, "positions", first * slots, count * slots)?;
         let gates = part_of(gpu, self.gates.as_ref(), "gates", first * slots, count * slots)?;
-        let plus = part_of(gpu, self.plus.as_ref(), "plus", first * columns, count * columns)?;
+        let (plus_at, plus) = optional::bind(gpu, NAME, "plus", self.plus.as_ref(), first * columns, count * columns)?;
         let targets = part_of(gpu, self.targets.as_ref(), "targets", first, count)?;
         let y = match &targets {
             Some(_) => self.y.bind(gpu, NAME, "y", 0, batches * shape.targets * columns)?,
@@ -332,7 +325,7 @@ impl<'a> Combine<'a> {
             rows_first: rows.first,
             positions_first: positions.first,
             gates_first: start(gates.as_ref()),
-            plus_first: start(plus.as_ref()),
+            plus_at,
             targets_first: start(targets.as_ref()),
             y_first: y.first,
             ..Params::default()
@@ -341,16 +334,11 @@ impl<'a> Combine<'a> {
         let alone = Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_SLOTS;
         let access =
             if alone { rows.load_access(gpu, Element::F32, &[columns]) } else { store_access(&rows, &[columns]) };
-        let moved = slots == 1 && gates.is_none() && plus.is_none();
-        let variant = variant(
-            Rows { alone, access, moved },
-            common_access(&y, plus.as_ref(), columns),
-            gates.is_some(),
-            plus.is_some(),
-            targets.is_some(),
-        );
-        let mut operands = vec![("rows", &rows), ("positions", &positions), ("y", &y)];
-        for (name, bound) in [("gates", &gates), ("plus", &plus), ("targets", &targets)] {
+        let moved = slots == 1 && gates.is_none() && self.plus.is_none();
+        let variant =
+            variant(Rows { alone, access, moved }, store_access(&y, &[columns]), gates.is_some(), targets.is_some());
+        let mut operands = vec![("rows", &rows), ("positions", &positions), ("plus", &plus), ("y", &y)];
+        for (name, bound) in [("gates", &gates), ("targets", &targets)] {
             operands.extend(bound.as_ref().map(|bound| (name, bound)));
         }
         let groups = if alone { count } else { (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)) };
@@ -399,20 +387,21 @@ impl<'a> Combine<'a> {
             return Err(Error::shape(NAME, "skip needs targets: without them every row of y is a result"));
         }
         let optional = [
-            ("gates", &self.gates, vec![results, *slots], Element::F32),
-            ("plus", &self.plus, vec![results, *columns], Element::F32),
-            ("targets", &self.targets, vec![results], Element::U32),
-            ("skip", &self.skip, vec![targets, *columns], Element::F32),
+            ("gates", &self.gates, vec![results, *slots], &[Element::F32][..]),
+            ("plus", &self.plus, vec![results, *columns], WEIGHT_ELEMENTS),
+            ("targets", &self.targets, vec![results], &[Element::U32]),
+            ("skip", &self.skip, vec![targets, *columns], WEIGHT_ELEMENTS),
         ];
-        let mut inputs = vec![("rows", &self.rows, Element::F32), ("positions", &self.positions, Element::U32)];
-        for (name, tensor, last, element) in optional {
+        let mut inputs =
+            vec![("rows", &self.rows, &[Element::F32][..]), ("positions", &self.positions, &[Element::U32])];
+        for (name, tensor, last, allowed) in optional {
             if let Some(tensor) = tensor {
                 expect(name, tensor.shape(), &last)?;
-                inputs.push((name, tensor, element));
+                inputs.push((name, tensor, allowed));
             }
         }
-        for (name, tensor, element) in inputs {
-            tensor.check_element(NAME, name, &[element])?;
+        for (name, tensor, allowed) in inputs {
+            tensor.check_element(NAME, name, allowed)?;
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.y)?;
         }
@@ -438,12 +427,4 @@ fn part_of<'a>(
     count: u64,
 ) -> Result<Option<Bound<'a>>> {
     tensor.map(|tensor| tensor.bind(gpu, NAME, name, first, count)).transpose()
-}
-
-/// How y is written and what is added to it is read: in quads where both can be.
-fn common_access(y: &Bound<'_>, added: Option<&Bound<'_>>, columns: u64) -> &'static str {
-    match added.map(|added| store_access(added, &[columns])) {
-        Some("elements") => "elements",
-        _ => store_access(y, &[columns]),
-    }
 }

@@ -1,9 +1,7 @@
 //! C = A·B + bias and C = A·Bᵀ + bias. Shader: `shaders/matmul.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
-    bias::{self, BIAS},
-    params,
+    Kernel, Slot, WEIGHT_ELEMENTS, optional, params,
     reduce::Reduce,
     tile::{self, Multiplication, Product, Tile},
 };
@@ -18,8 +16,8 @@ pub const MATMUL: Kernel = Kernel {
     name: "matmul",
     source: include_str!("../../shaders/matmul.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), BIAS.slot(3), Slot::write(4, "c")],
-    variants: || tile::variants().iter().flat_map(|product| BIAS.variants(product)).collect(),
+    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), Slot::read(3, "bias"), Slot::write(4, "c")],
+    variants: tile::variants,
 };
 
 params! {
@@ -101,15 +99,15 @@ impl Multiplication<'_> {
         let c = Tensor::f32(&scratch, &shape);
         let in_parts = Multiplication { c: &c, ..*self };
         let piece = in_parts.part_piece(gpu, tile, parts, depth)?;
-        let variant = BIAS.define(piece.define(self, tile), None);
-        let params = Params { product: piece.product, ..Params::default() };
+        let (bias_at, bias) = optional::bind(gpu, self.operation, "bias", None, 0, 0)?;
+        let params = Params { product: piece.product, bias_at, ..Params::default() };
         let step = Step::new(
             gpu,
             &MATMUL,
-            variant,
+            piece.define(self, tile),
             format!("{} {}x{}x{} in {parts} parts", self.operation, self.rows, self.columns, self.depth),
             bytemuck::bytes_of(&params),
-            &[("a", &piece.a), ("b", &piece.b), ("c", &piece.c)],
+            &[("a", &piece.a), ("b", &piece.b), ("bias", &bias), ("c", &piece.c)],
             piece.workgroups,
         )?;
         Ok(Some(Parts { step, scratch, shape }))
@@ -201,22 +199,15 @@ impl<'a> Matmul<'a> {
             return Ok(plan);
         }
         for piece in multiplication.pieces(gpu, tile)? {
-            let variant = BIAS.define(piece.define(&multiplication, tile), self.bias.as_ref());
-            let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), piece.column, piece.columns)?;
-            let params = Params {
-                product: piece.product,
-                bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
-                ..Params::default()
-            };
-            let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("c", &piece.c)];
-            operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
+            let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), piece.column, piece.columns)?;
+            let params = Params { product: piece.product, bias_at, ..Params::default() };
             plan.push(Step::new(
                 gpu,
                 &MATMUL,
-                variant,
+                piece.define(&multiplication, tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
-                &operands,
+                &[("a", &piece.a), ("b", &piece.b), ("bias", &bias), ("c", &piece.c)],
                 piece.workgroups,
             )?);
         }
@@ -243,7 +234,7 @@ impl<'a> Matmul<'a> {
         self.a.check_element(NAME, "a", &[Element::F32])?;
         self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
         self.c.check_element(NAME, "c", &[Element::F32])?;
-        BIAS.check(NAME, self.bias.as_ref(), *columns, &self.c)?;
+        optional::check(NAME, "bias", self.bias.as_ref(), &[*columns], &self.c)?;
         for (name, tensor) in [("a", &self.a), ("b", &self.b)] {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.c)?;

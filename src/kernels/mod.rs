@@ -5,12 +5,12 @@
 //! for one.
 
 mod attend;
-mod bias;
 mod choice;
 mod combine;
 mod dispatch;
 mod lanes;
 mod matmul;
+mod optional;
 mod path_load;
 mod path_matmul;
 mod reduce;
@@ -246,20 +246,55 @@ impl Bound<'_> {
     /// How shaders read it: OPERAND_ACCESS of `shaders/lib/load.wgsl`. Its rows have these strides and lengths. Reading in words
     /// of 64 bits may make the binding 4 bytes longer, so that its last word is whole.
     fn load_access(&mut self, gpu: &Gpu, element: Element, strides: &[u64]) -> &'static str {
-        let quads = in_quads(self, strides);
-        if !gpu.wide_words() || (!quads && element != Element::F32) {
-            return if quads { "quads" } else { "elements" };
+        match (in_quads(self, strides), gpu.wide_words()) {
+            (true, true) => "wide_quads",
+            (true, false) => "quads",
+            (false, true) if element == Element::F32 && self.can_be_wide(gpu) => {
+                self.size = self.size.next_multiple_of(8);
+                "wide_pairs"
+            }
+            (false, _) => "elements",
         }
-        if quads {
-            return "wide_quads";
-        }
-        let whole = self.size.next_multiple_of(8);
-        if self.offset + whole > self.buffer.size() || whole > gpu.binding_limit() {
-            return "elements";
-        }
-        self.size = whole;
-        "wide_pairs"
     }
+
+    /// Whether there is room for its last word of 64 bits to be whole.
+    fn can_be_wide(&self, gpu: &Gpu) -> bool {
+        let whole = self.size.next_multiple_of(8);
+        self.offset + whole <= self.buffer.size() && whole <= gpu.binding_limit()
+    }
+}
+
+/// An operand of a product: where it is, its type, and the strides and lengths of its rows.
+struct Factor<'a, 'b> {
+    bound: &'a mut Bound<'b>,
+    element: Element,
+    strides: &'a [u64],
+}
+
+/// How shaders read two operands that they multiply with each other, which halves the variants: in quads where both can be, else
+/// neither.
+fn factor_accesses(gpu: &Gpu, [a, b]: [Factor<'_, '_>; 2]) -> [&'static str; 2] {
+    let mut factors = [a, b];
+    let quads = factors.iter().all(|factor| in_quads(factor.bound, factor.strides));
+    let wide = |factor: &Factor<'_, '_>| factor.element != Element::F32 || factor.bound.can_be_wide(gpu);
+    if !quads && !factors.iter().all(wide) {
+        return ["elements"; 2];
+    }
+    factors.each_mut().map(|factor| {
+        // A stride of 1 keeps an operand that could be read in quads from it.
+        factor.bound.load_access(gpu, factor.element, if quads { factor.strides } else { &[1] })
+    })
+}
+
+/// The accesses that [`factor_accesses`] can give.
+fn factor_variants(a: Element, b: Element, wide: bool) -> Vec<[&'static str; 2]> {
+    let mut accesses = vec![["quads"; 2], ["elements"; 2]];
+    if wide {
+        let unaligned = |element| if element == Element::F32 { "wide_pairs" } else { "elements" };
+        accesses.push(["wide_quads"; 2]);
+        accesses.push([unaligned(a), unaligned(b)]);
+    }
+    accesses
 }
 
 /// The accesses that [`Bound::load_access`] can give.

@@ -1,9 +1,7 @@
 //! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
 
 use super::{
-    Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS,
-    bias::{self, BIAS},
-    params, shader_u32, store_access,
+    Factor, Kernel, Slot, WEIGHT_ELEMENTS, factor_accesses, optional, params, shader_u32, store_access,
     tile::{self, Product, Tile},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
@@ -22,26 +20,11 @@ pub const PATH_MATMUL: Kernel = Kernel {
         Slot::read(2, "b"),
         Slot::read(3, "offsets"),
         Slot::read(4, "order").when("A_GATHERED"),
-        BIAS.slot(5),
-        Slot::read(6, "s").when("SWISH"),
+        Slot::read(5, "bias"),
+        Slot::read(6, "s"),
         Slot::write(7, "c"),
     ],
-    variants: || {
-        let mut variants = Vec::new();
-        for product in tile::path_variants() {
-            for biased in BIAS.variants(&product) {
-                variants.push(biased.clone().flag("SWISH", false));
-                // S is read as C is written: they have the same rows.
-                for access in STORE_ACCESSES
-                    .into_iter()
-                    .filter(|access| biased.holds(&format!("c_ACCESS == {access}")) == Ok(true))
-                {
-                    variants.push(biased.clone().flag("SWISH", true).word("s_TYPE", "f32").word("s_ACCESS", access));
-                }
-            }
-        }
-        variants
-    },
+    variants: tile::path_variants,
 };
 
 params! {
@@ -52,7 +35,7 @@ params! {
         offsets_first,
         order_first,
         bias_at,
-        s_first,
+        s_at,
         unused,
     }
 }
@@ -243,8 +226,8 @@ impl<'a> PathMatmul<'a> {
         let mut b = self.b.bind(gpu, NAME, "b", first * columns * depth, paths * columns * depth)?;
         let offsets = self.offsets.bind(gpu, NAME, "offsets", first, paths + 1)?;
         let order = self.order.as_ref().map(|order| order.bind(gpu, NAME, "order", 0, rows)).transpose()?;
-        let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), first * columns, paths * columns)?;
-        let s = self.s.as_ref().map(|s| s.bind(gpu, NAME, "s", 0, rows * columns)).transpose()?;
+        let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), first * columns, paths * columns)?;
+        let (s_at, s) = optional::bind(gpu, NAME, "s", self.s.as_ref(), 0, rows * columns)?;
         let c = self.c.bind(gpu, NAME, "c", 0, rows * columns)?;
 
         let number = |what, count| shader_u32(NAME, what, count);
@@ -273,31 +256,28 @@ impl<'a> PathMatmul<'a> {
             by_rows: u32::from(by_rows),
             offsets_first: offsets.first,
             order_first: order.as_ref().map_or(0, |order| order.first),
-            bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
-            s_first: s.as_ref().map_or(0, |s| s.first),
+            bias_at,
+            s_at,
             unused: 0,
         };
-        let c_access = match &s {
-            Some(s) if store_access(s, &[columns]) == "elements" => "elements",
-            _ => store_access(&c, &[columns]),
-        };
+        let [a_access, b_access] = factor_accesses(
+            gpu,
+            [
+                Factor { bound: &mut a, element: self.a.element(), strides: &[depth] },
+                Factor { bound: &mut b, element: self.b.element(), strides: &[depth] },
+            ],
+        );
         let variant = tile
             .define(Variant::default(), true)
             .flag("B_TRANSPOSED", true)
             .flag("A_GATHERED", order.is_some())
-            .word("a_TYPE", "f32")
-            .word("a_ACCESS", a.load_access(gpu, Element::F32, &[depth]))
+            .word("a_TYPE", self.a.element().name())
+            .word("a_ACCESS", a_access)
             .word("b_TYPE", self.b.element().name())
-            .word("b_ACCESS", b.load_access(gpu, self.b.element(), &[depth]))
-            .word("c_ACCESS", c_access);
-        let mut variant = BIAS.define(variant, self.bias.as_ref()).flag("SWISH", s.is_some());
-        if s.is_some() {
-            variant = variant.word("s_TYPE", "f32").word("s_ACCESS", c_access);
-        }
-        let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("c", &c)];
+            .word("b_ACCESS", b_access)
+            .word("c_ACCESS", store_access(&c, &[columns]));
+        let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("bias", &bias), ("s", &s), ("c", &c)];
         operands.extend(order.as_ref().map(|order| ("order", order)));
-        operands.extend(s.as_ref().map(|s| ("s", s)));
-        operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
         Step::new(
             gpu,
             &PATH_MATMUL,
@@ -344,26 +324,13 @@ impl<'a> PathMatmul<'a> {
             }
             None => {}
         }
-        if let Some(bias) = &self.bias {
-            let wanted = [paths, columns];
-            if bias.shape() != wanted {
-                return Err(Error::shape(NAME, format!("bias is {:?}, expected {wanted:?}", bias.shape())));
-            }
-            let flat = bias.clone().reshape(&[paths.saturating_mul(columns)]);
-            BIAS.check(NAME, Some(&flat), paths.saturating_mul(columns), &self.c)?;
-        }
-        if let Some(s) = &self.s {
-            if s.shape() != c {
-                return Err(Error::shape(NAME, format!("s is {:?}, c is {c:?}", s.shape())));
-            }
-            s.check_element(NAME, "s", &[Element::F32])?;
-        }
+        optional::check(NAME, "bias", self.bias.as_ref(), &[paths, columns], &self.c)?;
+        optional::check(NAME, "s", self.s.as_ref(), c, &self.c)?;
         let inputs = [
             ("a", Some(&self.a)),
             ("b", Some(&self.b)),
             ("offsets", Some(&self.offsets)),
             ("order", self.order.as_ref()),
-            ("s", self.s.as_ref()),
         ];
         for (name, tensor) in inputs {
             if let Some(tensor) = tensor {

@@ -1,10 +1,6 @@
 //! The sum of a product's parts, with the epilogue of the routing step. Shader: `shaders/reduce.wgsl`.
 
-use super::{
-    Kernel, STORE_ACCESSES, Slot,
-    bias::{self, INNER, OUTER},
-    load_accesses, params, shader_u32, store_access,
-};
+use super::{Kernel, STORE_ACCESSES, Slot, load_accesses, optional, params, shader_u32, store_access};
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
 
 /// The kernel behind [`Reduce`].
@@ -19,19 +15,15 @@ pub const REDUCE: Kernel = Kernel {
     slots: &[
         Slot::read(1, "p"),
         Slot::read(2, "w").when("WEIGHTED"),
-        INNER.slot(3),
-        OUTER.slot(4),
+        Slot::read(3, "inner"),
+        Slot::read(4, "outer"),
         Slot::write(5, "y"),
     ],
     variants: || {
         let mut variants = Vec::new();
         for p in load_accesses(Element::F32, true) {
             for y in STORE_ACCESSES {
-                for weighted in [false, true] {
-                    for inner in INNER.variants(&variant(p, y, weighted)) {
-                        variants.extend(OUTER.variants(&inner));
-                    }
-                }
+                variants.extend([false, true].map(|weighted| variant(p, y, weighted)));
             }
         }
         variants
@@ -179,24 +171,22 @@ impl<'a> Reduce<'a> {
         let mut p = self.p.bind(gpu, NAME, "p", 0, parts * rows * columns)?;
         let y = self.y.bind(gpu, NAME, "y", 0, rows * columns)?;
         let w = self.w.as_ref().map(|w| w.bind(gpu, NAME, "w", 0, rows)).transpose()?;
-        let inner = INNER.bind(gpu, NAME, self.inner.as_ref(), 0, columns)?;
-        let outer = OUTER.bind(gpu, NAME, self.outer.as_ref(), 0, columns)?;
+        let (inner_at, inner) = optional::bind(gpu, NAME, "inner", self.inner.as_ref(), 0, columns)?;
+        let (outer_at, outer) = optional::bind(gpu, NAME, "outer", self.outer.as_ref(), 0, columns)?;
         let params = Params {
             parts: shader_u32(NAME, "parts", parts)?,
             rows: shader_u32(NAME, "rows", rows)?,
             columns: shader_u32(NAME, "columns", columns)?,
             p_first: p.first,
             w_first: w.as_ref().map_or(0, |w| w.first),
-            inner_at: bias::at(self.inner.as_ref(), inner.as_ref()),
-            outer_at: bias::at(self.outer.as_ref(), outer.as_ref()),
+            inner_at,
+            outer_at,
             y_first: y.first,
         };
         let p_access = p.load_access(gpu, Element::F32, &[columns]);
         let variant = variant(p_access, store_access(&y, &[columns]), w.is_some());
-        let variant = OUTER.define(INNER.define(variant, self.inner.as_ref()), self.outer.as_ref());
-        let mut operands = vec![("p", &p), ("y", &y)];
+        let mut operands = vec![("p", &p), ("inner", &inner), ("outer", &outer), ("y", &y)];
         operands.extend(w.as_ref().map(|w| ("w", w)));
-        operands.extend(inner.iter().chain(&outer).map(|(name, bound)| (*name, bound)));
         plan.push(Step::new(
             gpu,
             &REDUCE,
@@ -226,8 +216,8 @@ impl<'a> Reduce<'a> {
             }
             w.check_element(NAME, "w", &[Element::F32])?;
         }
-        INNER.check(NAME, self.inner.as_ref(), *columns, &self.y)?;
-        OUTER.check(NAME, self.outer.as_ref(), *columns, &self.y)?;
+        optional::check(NAME, "inner", self.inner.as_ref(), &[*columns], &self.y)?;
+        optional::check(NAME, "outer", self.outer.as_ref(), &[*columns], &self.y)?;
         for (name, tensor) in [("p", Some(&self.p)), ("w", self.w.as_ref())] {
             if let Some(tensor) = tensor {
                 tensor.check(NAME, name)?;

@@ -1,9 +1,7 @@
 //! The fused weight-multiply routing step. Shader: `shaders/route.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
-    bias::{self, INNER, OUTER},
-    params,
+    Kernel, Slot, WEIGHT_ELEMENTS, optional, params,
     reduce::Reduce,
     tile::{self, Multiplication, Product},
 };
@@ -22,15 +20,14 @@ pub const ROUTE: Kernel = Kernel {
         Slot::read(1, "a"),
         Slot::read(2, "b"),
         Slot::read(3, "w"),
-        INNER.slot(4),
-        OUTER.slot(5),
+        Slot::read(4, "inner"),
+        Slot::read(5, "outer"),
         Slot::write(6, "c"),
     ],
     variants: || {
         let mut products = tile::variants();
         products.retain(|product| product.holds("B_TRANSPOSED") == Ok(true));
-        let with_inner = products.iter().flat_map(|product| INNER.variants(product));
-        with_inner.flat_map(|variant| OUTER.variants(&variant)).collect()
+        products
     },
 };
 
@@ -174,24 +171,17 @@ impl<'a> Route<'a> {
             return Ok(plan);
         }
         for piece in multiplication.pieces(gpu, tile)? {
-            let variant = INNER.define(piece.define(&multiplication, tile), self.inner.as_ref());
-            let variant = OUTER.define(variant, self.outer.as_ref());
+            let addend = |name, tensor| optional::bind(gpu, NAME, name, tensor, piece.column, piece.columns);
+            let (inner_at, inner) = addend("inner", self.inner.as_ref())?;
+            let (outer_at, outer) = addend("outer", self.outer.as_ref())?;
             let w = self.w.bind(gpu, NAME, "w", piece.row, piece.rows)?;
-            let inner = INNER.bind(gpu, NAME, self.inner.as_ref(), piece.column, piece.columns)?;
-            let outer = OUTER.bind(gpu, NAME, self.outer.as_ref(), piece.column, piece.columns)?;
-            let params = Params {
-                product: piece.product,
-                w_first: w.first,
-                inner_at: bias::at(self.inner.as_ref(), inner.as_ref()),
-                outer_at: bias::at(self.outer.as_ref(), outer.as_ref()),
-                unused: 0,
-            };
-            let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("w", &w), ("c", &piece.c)];
-            operands.extend(inner.iter().chain(&outer).map(|(name, bound)| (*name, bound)));
+            let params = Params { product: piece.product, w_first: w.first, inner_at, outer_at, unused: 0 };
+            let operands =
+                [("a", &piece.a), ("b", &piece.b), ("w", &w), ("inner", &inner), ("outer", &outer), ("c", &piece.c)];
             plan.push(Step::new(
                 gpu,
                 &ROUTE,
-                variant,
+                piece.define(&multiplication, tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
                 &operands,
@@ -220,8 +210,8 @@ impl<'a> Route<'a> {
         self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
         self.w.check_element(NAME, "w", &[Element::F32])?;
         self.y.check_element(NAME, "y", &[Element::F32])?;
-        INNER.check(NAME, self.inner.as_ref(), *columns, &self.y)?;
-        OUTER.check(NAME, self.outer.as_ref(), *columns, &self.y)?;
+        optional::check(NAME, "inner", self.inner.as_ref(), &[*columns], &self.y)?;
+        optional::check(NAME, "outer", self.outer.as_ref(), &[*columns], &self.y)?;
         for (name, tensor) in [("x", &self.x), ("b", &self.b), ("w", &self.w)] {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.y)?;

@@ -1,7 +1,7 @@
 //! What every kernel with a tile product shares: tile configurations, and how a product is cut into dispatches.
 //! The shader side is `shaders/lib/tile.wgsl`.
 
-use super::{params, shader_u32, store_access};
+use super::{Factor, factor_accesses, params, shader_u32, store_access};
 use crate::{AdapterClass, Element, Error, Gpu, Result, Tensor, shader::Variant, tensor::Bound};
 
 /// How a workgroup shares out its tile of a matrix product: one configuration of the kernels that multiply matrices.
@@ -520,8 +520,13 @@ impl Multiplication<'_> {
             continues: u32::from(k > 0),
             finishes: u32::from(k + depth == self.depth),
         };
-        let a_access = a.load_access(gpu, self.a.element(), &[self.depth, a_batch, depth]);
-        let b_access = b.load_access(gpu, self.b.element(), &[b_stride, b_batch, b_columns]);
+        let [a_access, b_access] = factor_accesses(
+            gpu,
+            [
+                Factor { bound: &mut a, element: self.a.element(), strides: &[self.depth, a_batch, depth] },
+                Factor { bound: &mut b, element: self.b.element(), strides: &[b_stride, b_batch, b_columns] },
+            ],
+        );
         let c_access = store_access(&c, &[self.columns, c_batch, block.columns]);
         Ok(Piece {
             product,
@@ -557,20 +562,18 @@ impl Tile {
         let wide = self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32);
         let mut variants = Vec::new();
         for element in super::WEIGHT_ELEMENTS {
-            for a in super::load_accesses(Element::F32, wide) {
-                for b in super::load_accesses(*element, wide) {
-                    for c in super::STORE_ACCESSES {
-                        variants.push(
-                            self.define(Variant::default(), ragged)
-                                .flag("B_TRANSPOSED", b_transposed)
-                                .flag("A_GATHERED", a_gathered)
-                                .word("a_TYPE", "f32")
-                                .word("a_ACCESS", a)
-                                .word("b_TYPE", element.name())
-                                .word("b_ACCESS", b)
-                                .word("c_ACCESS", c),
-                        );
-                    }
+            for [a, b] in super::factor_variants(Element::F32, *element, wide) {
+                for c in super::STORE_ACCESSES {
+                    variants.push(
+                        self.define(Variant::default(), ragged)
+                            .flag("B_TRANSPOSED", b_transposed)
+                            .flag("A_GATHERED", a_gathered)
+                            .word("a_TYPE", "f32")
+                            .word("a_ACCESS", a)
+                            .word("b_TYPE", element.name())
+                            .word("b_ACCESS", b)
+                            .word("c_ACCESS", c),
+                    );
                 }
             }
         }
