@@ -1,6 +1,6 @@
 // The attention logit of each token: the dot product of its row with one vector, plus a bias.
 //
-//   X [N, K] f32     v [K]: f32, f16 or bf16     bias [1], optional     logits [N] f32
+//   X [N, K], v [K]: f32, f16 or bf16, not two different types of 16 bits     bias [1], optional     logits [N] f32
 //   logits[n] = Σ_k X[n, k] · v[k] + bias
 //
 // A workgroup of LANES × ROWS invocations owns ROWS·EACH tokens; the LANES invocations of a row take the quads of its EACH

@@ -1,9 +1,10 @@
 // Sums of gathered rows, weighted by gates: what paths computed for tokens goes back to the tokens; all row-major.
 //
-//   rows [B, N, O] f32     positions [B, T, e] u32     gates [B, T, e] f32, optional     plus [B, T, O] f32, optional
+//   rows [B, N, O]     positions [B, T, e] u32     gates [B, T, e] f32, optional     plus [B, T, O], optional
 //   y[b, t] = Σ_j gate[b, t, j] · rows[b, positions[b, t, j]] + plus[b, t], j ascending, with gate = 1 where there is none
-// A position of N or more adds nothing, whatever its gate. y is [B, T, O] f32, or [B, S, O] where there are targets [B, T] u32:
-// then y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more.
+// A position of N or more adds nothing, whatever its gate. y is [B, T, O], or [B, S, O] where there are targets [B, T] u32:
+// then y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more. rows, plus and y are f32, f16
+// or bf16, each its own.
 //
 // Stages:  combine   the above.
 //          fill      before it where there are targets: every row of y is 0 or, where there is `skip` [B, S, O], the row of that.
@@ -11,7 +12,7 @@
 //       ALONE true: a workgroup owns a result, and its lanes go through the columns together, BLOCK quads each at a time.
 //       Positions and gates are then uniform, so that drivers that load lane by lane load them once.
 // There is no barrier. Where MOVED (one slot, no gates, nothing to add) rows are copied as they are. Otherwise, to first order:
-//   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|)
+//   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|), and half a ULP of a y of 16 bits
 
 //#import lib/grid
 //#import lib/half
@@ -43,9 +44,10 @@ struct Params {
     plus_at: u32,
     targets_first: u32,
     y_first: u32,
+    // As lib/store.wgsl has it.
+    y_kind: u32,
     unused_0: u32,
     unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,12 +1,13 @@
 // C = A·B + bias, or C = A·Bᵀ + bias, for each batch; all row-major.
 //
-//   A [batch, M, K] f32     B [batch, K, N] or, transposed, [batch, N, K] (f32, f16 or bf16; one for all batches if b_batch is 0)
-//   bias [N], optional     C [batch, M, N] f32
+//   A [batch, M, K]     B [batch, K, N] or, transposed, [batch, N, K] (one for all batches if b_batch is 0)
+//   bias [N], optional     C [batch, M, N]     each f32, f16 or bf16; A and B not of two different types of 16 bits
 //   C[m, n] = Σ_k A[m, k] · B[k, n] + bias[n]
 //
 // One workgroup owns a tile of C, one invocation the rows and column quads that lib/tile.wgsl gives it. Barriers are
 // those of the tile product. Products and sums are f32 whatever the storage type:
-//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|) to first order, in any order of summation.
+//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|) to first order, in any order of summation,
+//   and where C is f16 or bf16 half a ULP of it, since the finished sum is rounded once.
 
 //#import lib/grid
 //#import lib/half
@@ -20,9 +21,10 @@ struct Params {
     product: Product,
     // As lib/optional.wgsl has it.
     bias_at: u32,
+    // As lib/store.wgsl has it.
+    c_kind: u32,
     unused_0: u32,
     unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,6 +1,7 @@
 // The matrix products of a routing's second level, each row with the weights of its path; all row-major.
 //
-//   A [N, K] f32     B [P, O, K]: f32, f16 or bf16     offsets [P + 1] u32     bias [P, O]; S; C [rows, O] f32
+//   A [N, K], B [P, O, K]: f32, f16 or bf16, not two different types of 16 bits     offsets [P + 1] u32
+//   bias [P, O], optional     C [rows, O]     each f32, f16 or bf16
 //   C[r, o] = Σ_k A[source(r), k] · B[p, o, k] + bias[p, o]     for offsets[p] ≤ r < offsets[p + 1]
 //   GATHERED: source(r) = order[r] / divisor, with order [rows] u32; otherwise source(r) = r
 //   with S [rows, O]: C[r, o] = silu(S[r, o]) · (…), with silu(s) = s / (1 + e⁻ˢ)
@@ -11,7 +12,8 @@
 // found by bisection: with GRAIN = TILE_M and STEP = 1 that leaves room for the last tile of every path, ⌊rows / TILE_M⌋ + P in
 // all; with GRAIN = 1 and STEP = 0 every row has a workgroup, of which those at the start of a tile work: cheaper where
 // there are fewer rows than paths. Barriers are those of the tile product. To first order, in any order of summation:
-//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with S times |silu(s)| and (K + 19 + 4|s|) for (K + 2)
+//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with S times |silu(s)| and (K + 19 + 4|s|) for (K + 2);
+//   and half a ULP of a C of 16 bits
 
 //#import lib/grid
 //#import lib/half
@@ -34,7 +36,8 @@ struct Params {
     order_first: u32,
     bias_at: u32,
     s_at: u32,
-    unused: u32,
+    // As lib/store.wgsl has it.
+    c_kind: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

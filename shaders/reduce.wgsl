@@ -1,10 +1,10 @@
 // The end of a product whose sum was cut into parts: Y = w ⊙ (Σ_p P[p] + inner) + outer; all row-major.
 //
-//   P [parts, N, O] f32     w [N] f32, optional     inner, outer [O]: f32, f16 or bf16, each optional     Y [N, O] f32
+//   P [parts, N, O] f32     w [N] f32, optional     inner, outer [O], each optional     Y [N, O]: f32, f16 or bf16
 //   Y[n, o] = w[n] · (Σ_p P[p, n, o] + inner[o]) + outer[o], with w = 1 where there is none
 //
 // One invocation owns a quad of columns of a row and adds its parts in order; there is no barrier. To first order:
-//   |ŷ − y| ≤ |w| · (parts + 2) · 2⁻²⁴ · (Σ|p| + |inner|) + 2⁻²⁴ · |outer|
+//   |ŷ − y| ≤ |w| · (parts + 2) · 2⁻²⁴ · (Σ|p| + |inner|) + 2⁻²⁴ · |outer|, and half a ULP of a Y of 16 bits
 
 //#import lib/grid
 //#import lib/half
@@ -25,6 +25,11 @@ struct Params {
     inner_at: u32,
     outer_at: u32,
     y_first: u32,
+    // As lib/store.wgsl has it.
+    y_kind: u32,
+    unused_0: u32,
+    unused_1: u32,
+    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

@@ -1,12 +1,12 @@
 // The weighted routing step in one pass: Y = w ⊙ (X·Bᵀ + inner) + outer; all row-major.
 //
-//   X [N, K] f32     B [O, K]: f32, f16 or bf16     w [N] f32     inner, outer [O], each optional
-//   Y [N, O] f32     Y[n, o] = w[n] · (Σ_k X[n, k] · B[o, k] + inner[o]) + outer[o]
+//   X [N, K], B [O, K]: f32, f16 or bf16, not two different types of 16 bits     w [N] f32     inner, outer [O], each optional
+//   Y [N, O] f32, f16 or bf16     Y[n, o] = w[n] · (Σ_k X[n, k] · B[o, k] + inner[o]) + outer[o]
 //
 // A weight is one number a token, so it commutes with the linear map and is applied once, to the finished sum. One
 // workgroup owns a tile of Y, one invocation the rows and column quads that lib/tile.wgsl gives it (there A is X and
 // C is Y). Barriers are those of the tile product. To first order, in any order of summation:
-//   |ŷ − y| ≤ |w| · (K + 4) · 2⁻²⁴ · (Σ|x||b| + |inner|) + 2⁻²⁴ · |outer|
+//   |ŷ − y| ≤ |w| · (K + 4) · 2⁻²⁴ · (Σ|x||b| + |inner|) + 2⁻²⁴ · |outer|, and half a ULP of a Y of 16 bits
 
 //#import lib/grid
 //#import lib/half
@@ -23,7 +23,8 @@ struct Params {
     w_first: u32,
     inner_at: u32,
     outer_at: u32,
-    unused: u32,
+    // As lib/store.wgsl has it.
+    c_kind: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;

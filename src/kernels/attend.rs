@@ -1,7 +1,7 @@
 //! The attention logit of each token. Shader: `shaders/attend.wgsl`.
 
 use super::{
-    Factor, Kernel, Slot, WEIGHT_ELEMENTS, factor_accesses, factor_variants,
+    Factor, Kernel, Slot, check_factors, factor_accesses, factor_types, factor_variants,
     lanes::{self, By, Kind, Lanes},
     optional, params, shader_u32,
 };
@@ -22,9 +22,9 @@ pub const ATTEND: Kernel = Kernel {
         for (kind, _, lanes, each) in SHAPES {
             let wide = *kind == Kind::Software;
             for each in [rows_each(*lanes, *each, 1), *each] {
-                for element in WEIGHT_ELEMENTS {
-                    for accesses in factor_variants(Element::F32, *element, wide) {
-                        variants.push(variant(*lanes, each, [Element::F32, *element], accesses));
+                for [x, v] in factor_types() {
+                    for accesses in factor_variants(x, v, wide) {
+                        variants.push(variant(*lanes, each, [x, v], accesses));
                     }
                 }
             }
@@ -80,12 +80,12 @@ fn rows_each(lanes: Lanes, each: u32, rows: u64) -> u32 {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `x` | `[…, K]` | f32 |
+/// | `x` | `[…, K]` | f32, f16, bf16 |
 /// | `v` | `[K]`, or `[1, K]` as `nn.Linear` stores it | f32, f16, bf16 |
 /// | `bias` | `[1]` | f32, f16, bf16 |
 /// | `logits` | x's leading dimensions, with or without a last one of 1 | f32 |
 ///
-/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|x||v| + |bias|).
+/// Of `x` and `v` one is f32, or both are of the same type. |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|x||v| + |bias|).
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Attend};
@@ -158,7 +158,7 @@ impl<'a> Attend<'a> {
         let (lanes, each) = lanes::choose(gpu, SHAPES, depth);
         let each = rows_each(lanes, each, rows);
         let limit = gpu.unaligned_limit();
-        let row_bytes = (depth * 4).max(4);
+        let row_bytes = (depth * self.x.element().bytes() as u64).max(4);
         if row_bytes > limit {
             return Err(Error::Limit {
                 operation: NAME,
@@ -218,8 +218,7 @@ impl<'a> Attend<'a> {
         if logits != leading && logits != [leading, &[1]].concat() {
             return Err(Error::shape(NAME, format!("logits are {logits:?}, x {x:?} gives {leading:?}")));
         }
-        self.x.check_element(NAME, "x", &[Element::F32])?;
-        self.v.check_element(NAME, "v", WEIGHT_ELEMENTS)?;
+        check_factors(NAME, [("x", &self.x), ("v", &self.v)])?;
         self.logits.check_element(NAME, "logits", &[Element::F32])?;
         optional::check(NAME, "bias", self.bias.as_ref(), &[1], &self.logits)?;
         for (name, tensor) in [("x", &self.x), ("v", &self.v)] {

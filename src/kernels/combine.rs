@@ -1,8 +1,8 @@
 //! The gate-weighted sum of gathered rows, scattered back. Shader: `shaders/combine.wgsl`.
 
 use super::{
-    Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS, lanes::Kind, load_accesses, optional, params, shader_u32,
-    store_access,
+    FLOATS, Kernel, STORE_ACCESSES, Slot, check_output, in_quads, lanes::Kind, load_accesses, optional, params, reduce,
+    shader_u32, store_access, whole_words,
 };
 use crate::{
     Element, Error, Gpu, Plan, Result, Step, Tensor,
@@ -31,10 +31,13 @@ pub const COMBINE: Kernel = Kernel {
         let mut variants = Vec::new();
         for y in STORE_ACCESSES {
             for alone in [false, true] {
-                for rows in load_accesses(Element::F32, alone) {
-                    for targeted in [false, true] {
-                        for (moved, gated) in [(false, false), (false, true), (true, false)] {
-                            variants.push(variant(Rows { alone, access: rows, moved }, y, gated, targeted));
+                for element in FLOATS {
+                    for access in load_accesses(*element, alone) {
+                        for targeted in [false, true] {
+                            for (moved, gated) in [(false, false), (false, true), (true, false)] {
+                                let rows = Rows { alone, element: *element, access, moved };
+                                variants.push(variant(rows, y, gated, targeted));
+                            }
                         }
                     }
                 }
@@ -60,9 +63,9 @@ params! {
         plus_at,
         targets_first,
         y_first,
+        y_kind,
         unused_0,
         unused_1,
-        unused_2,
     }
 }
 
@@ -83,6 +86,7 @@ const MOST_SLOTS: u64 = 60_000;
 #[derive(Debug, Clone, Copy)]
 struct Rows {
     alone: bool,
+    element: Element,
     access: &'static str,
     moved: bool,
 }
@@ -93,7 +97,7 @@ fn variant(rows: Rows, y: &'static str, gated: bool, targeted: bool) -> Variant 
         .flag("ALONE", rows.alone)
         .number("LANES", if rows.alone { ALONE_LANES } else { LANES })
         .number("BLOCK", BLOCK)
-        .word("rows_TYPE", "f32")
+        .word("rows_TYPE", rows.element.name())
         .word("rows_ACCESS", rows.access)
         .flag("MOVED", rows.moved)
         .word("y_ACCESS", y)
@@ -116,18 +120,19 @@ fn fill(y: &'static str) -> Variant {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `rows` | `[.., N, O]` | f32 |
+/// | `rows` | `[.., N, O]` | f32, f16, bf16 |
 /// | `positions` | `[.., T, e]`, as [`Dispatch`](super::Dispatch) gives them | u32 |
 /// | `gates` | `[.., T, e]` | f32 |
-/// | `plus` | `[.., T, O]` | f32 |
+/// | `plus` | `[.., T, O]` | f32, f16, bf16 |
 /// | `targets` | `[.., T]` | u32 |
-/// | `skip` | `[.., S, O]` | f32 |
-/// | `y` | `[.., T, O]`; with `targets` `[.., S, O]` | f32 |
+/// | `skip` | `[.., S, O]` | f32, f16, bf16 |
+/// | `y` | `[.., T, O]`; with `targets` `[.., S, O]` | f32, f16, bf16 |
 ///
 /// `y[t] = Σ_j gate[t, j] · rows[positions[t, j]] + plus[t]`, added in the order of j; a position of N or more, such as
 /// `u32::MAX`, adds nothing, whatever its gate. Dimensions before the last two are batches, the same in all tensors;
 /// positions and targets count within their batch. A result may have 60 000 slots. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| +
-/// |plus|); with one slot, no gates and no `plus` rows are copied as they are.
+/// |plus|), and half a ULP of a `y` of 16 bits, which starts at a multiple of 4 bytes; with one slot, no gates and no `plus` rows are
+/// copied as they are, where `y` is of their type.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Combine};
@@ -258,6 +263,11 @@ impl<'a> Combine<'a> {
         if shape.columns == 0 {
             return Ok(plan);
         }
+        if !whole_words(self.y.element(), elements(NAME, self.y.shape())? / shape.columns, shape.columns) {
+            let sums = reduce::Sums::new(gpu, &self.y)?;
+            let plan = Combine { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
+            return sums.round(gpu, plan, &self.y);
+        }
         let limit = gpu.unaligned_limit();
         let row = 4 * shape.columns.max(shape.slots);
         if row > limit {
@@ -287,12 +297,13 @@ impl<'a> Combine<'a> {
             columns: shader_u32(NAME, "columns", columns)?,
             plus_at,
             y_first: y.first,
+            y_kind: optional::kind(self.y.element()),
             ..Params::default()
         };
         Step::new(
             gpu,
             &COMBINE,
-            fill(store_access(&y, &[columns])),
+            fill(store_access(&y, self.y.element(), &[columns])),
             format!("{NAME} fill {count}x{columns}"),
             bytemuck::bytes_of(&params),
             &[("plus", &skip), ("y", &y)],
@@ -328,15 +339,24 @@ impl<'a> Combine<'a> {
             plus_at,
             targets_first: start(targets.as_ref()),
             y_first: y.first,
+            y_kind: optional::kind(self.y.element()),
             ..Params::default()
         };
         let blocks = columns.div_ceil(u64::from(4 * ALONE_LANES * BLOCK));
         let alone = Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_SLOTS;
-        let access =
-            if alone { rows.load_access(gpu, Element::F32, &[columns]) } else { store_access(&rows, &[columns]) };
+        let element = self.rows.element();
+        let access = match alone {
+            true => rows.load_access(gpu, element, &[columns]),
+            false if in_quads(&rows, &[columns]) => "quads",
+            false => "elements",
+        };
         let moved = slots == 1 && gates.is_none() && self.plus.is_none();
-        let variant =
-            variant(Rows { alone, access, moved }, store_access(&y, &[columns]), gates.is_some(), targets.is_some());
+        let variant = variant(
+            Rows { alone, element, access, moved },
+            store_access(&y, self.y.element(), &[columns]),
+            gates.is_some(),
+            targets.is_some(),
+        );
         let mut operands = vec![("rows", &rows), ("positions", &positions), ("plus", &plus), ("y", &y)];
         for (name, bound) in [("gates", &gates), ("targets", &targets)] {
             operands.extend(bound.as_ref().map(|bound| (name, bound)));
@@ -388,12 +408,11 @@ impl<'a> Combine<'a> {
         }
         let optional = [
             ("gates", &self.gates, vec![results, *slots], &[Element::F32][..]),
-            ("plus", &self.plus, vec![results, *columns], WEIGHT_ELEMENTS),
+            ("plus", &self.plus, vec![results, *columns], FLOATS),
             ("targets", &self.targets, vec![results], &[Element::U32]),
-            ("skip", &self.skip, vec![targets, *columns], WEIGHT_ELEMENTS),
+            ("skip", &self.skip, vec![targets, *columns], FLOATS),
         ];
-        let mut inputs =
-            vec![("rows", &self.rows, &[Element::F32][..]), ("positions", &self.positions, &[Element::U32])];
+        let mut inputs = vec![("rows", &self.rows, FLOATS), ("positions", &self.positions, &[Element::U32])];
         for (name, tensor, last, allowed) in optional {
             if let Some(tensor) = tensor {
                 expect(name, tensor.shape(), &last)?;
@@ -405,8 +424,7 @@ impl<'a> Combine<'a> {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.y)?;
         }
-        self.y.check_element(NAME, "y", &[Element::F32])?;
-        self.y.check(NAME, "y")?;
+        check_output(NAME, "y", &self.y)?;
         Ok(Shape {
             batches: elements(NAME, lead)?,
             rows: *n as u64,

@@ -37,7 +37,7 @@ pub use tile::Tile;
 pub use tuning::Tuning;
 
 use crate::{
-    Element, Error, Gpu, Result,
+    Element, Error, Gpu, Result, Tensor,
     shader::{Variant, assemble},
     tensor::Bound,
 };
@@ -309,12 +309,59 @@ fn load_accesses(element: Element, wide: bool) -> Vec<&'static str> {
     accesses
 }
 
-/// How shaders write it: OPERAND_ACCESS of `shaders/lib/store.wgsl`.
-fn store_access(bound: &Bound<'_>, strides: &[u64]) -> &'static str {
-    if in_quads(bound, strides) { "quads" } else { "elements" }
+/// How shaders write it: OPERAND_ACCESS of `shaders/lib/store.wgsl`. One of 16 bits has passed [`whole_words`].
+fn store_access(bound: &Bound<'_>, element: Element, strides: &[u64]) -> &'static str {
+    match element.bytes() {
+        2 => "words",
+        _ if in_quads(bound, strides) => "quads",
+        _ => "elements",
+    }
 }
 
-const STORE_ACCESSES: [&str; 2] = ["quads", "elements"];
+/// Those of f32, and of all types.
+const F32_STORE_ACCESSES: &[&str] = &["quads", "elements"];
+const STORE_ACCESSES: &[&str] = &["quads", "elements", "words"];
 
-/// The element types that weights may be stored in.
-const WEIGHT_ELEMENTS: &[Element] = &[Element::F32, Element::F16, Element::BF16];
+/// The element types that weights and activations may be stored in.
+const FLOATS: &[Element] = &[Element::F32, Element::F16, Element::BF16];
+
+/// Checks an output that may be of any float type. One of 16 bits is written in words of 32, and nobody else may own half of its
+/// first.
+fn check_output(operation: &'static str, name: &str, tensor: &Tensor<'_>) -> Result<()> {
+    tensor.check_element(operation, name, FLOATS)?;
+    tensor.check(operation, name)?;
+    if !tensor.byte_offset().is_multiple_of(4) {
+        let (element, start) = (tensor.element(), tensor.byte_offset());
+        let needs = "an output of 16 bits starts at a multiple of 4 bytes";
+        return Err(Error::buffer(operation, format!("{name} is {element} and starts at byte {start}; {needs}")));
+    }
+    Ok(())
+}
+
+/// Whether an output can be written as it is computed: each of its rows starts at a whole word.
+fn whole_words(element: Element, rows: u64, columns: u64) -> bool {
+    element.bytes() == 4 || columns.is_multiple_of(2) || rows < 2
+}
+
+/// Whether operands of these types can be multiplied with each other: a kernel for each pair would be many.
+fn go_together(a: Element, b: Element) -> bool {
+    a == b || a == Element::F32 || b == Element::F32
+}
+
+/// The pairs of float types that go together.
+fn factor_types() -> impl Iterator<Item = [Element; 2]> {
+    let pairs = FLOATS.iter().flat_map(|&a| FLOATS.iter().map(move |&b| [a, b]));
+    pairs.filter(|&[a, b]| go_together(a, b))
+}
+
+/// Checks the types of two operands that are multiplied with each other.
+fn check_factors(operation: &'static str, [a, b]: [(&str, &Tensor<'_>); 2]) -> Result<()> {
+    for (name, tensor) in [a, b] {
+        tensor.check_element(operation, name, FLOATS)?;
+    }
+    if go_together(a.1.element(), b.1.element()) {
+        return Ok(());
+    }
+    let types = format!("{} is {}, {} is {}", a.0, a.1.element(), b.0, b.1.element());
+    Err(Error::element(operation, format!("{types}: one must be f32, or both the same")))
+}

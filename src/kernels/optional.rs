@@ -1,7 +1,7 @@
 //! Operands that a kernel reads once for each result and that may be absent: biases, and what is added or multiplied at the
 //! end. The shader side is `shaders/lib/optional.wgsl`.
 
-use super::WEIGHT_ELEMENTS;
+use super::FLOATS;
 use crate::{Element, Error, Gpu, Result, Tensor, tensor::Bound};
 
 /// Checks that it has this shape and a float type, and lies within a buffer that `output` does not lie in.
@@ -16,7 +16,7 @@ pub(super) fn check(
     if tensor.shape() != wanted {
         return Err(Error::shape(operation, format!("{name} is {:?}, expected {wanted:?}", tensor.shape())));
     }
-    tensor.check_element(operation, name, WEIGHT_ELEMENTS)?;
+    tensor.check_element(operation, name, FLOATS)?;
     tensor.check(operation, name)?;
     tensor.check_apart(operation, name, output)
 }

@@ -1,8 +1,9 @@
 //! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
 
 use super::{
-    Factor, Kernel, Slot, WEIGHT_ELEMENTS, factor_accesses, optional, params, shader_u32, store_access,
+    Factor, Kernel, Slot, check_factors, check_output, factor_accesses, optional, params, shader_u32, store_access,
     tile::{self, Product, Tile},
+    whole_words,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
 
@@ -36,7 +37,7 @@ params! {
         order_first,
         bias_at,
         s_at,
-        unused,
+        c_kind,
     }
 }
 
@@ -45,16 +46,18 @@ params! {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `a` | `[N, K]` | f32 |
+/// | `a` | `[N, K]` | f32, f16, bf16 |
 /// | `b` | `[P, O, K]`: for each path what `nn.Linear` stores | f32, f16, bf16 |
 /// | `offsets` | `[P + 1]`, ascending, the last at most `rows` | u32 |
 /// | `order` | `[rows]`: row r of c comes from row `order[r] / divisor` of a; without it from row r | u32 |
 /// | `bias` | `[P, O]` | f32, f16, bf16 |
-/// | `s`, `c` | `[rows, O]` | f32 |
+/// | `s`, `c` | `[rows, O]` | f32, f16, bf16 |
 ///
+/// Of `a` and `b` one is f32, or both are of the same type. A `c` of 16 bits starts at a multiple of 4 bytes and has an even O.
 /// `offsets` and `order` are what [`Dispatch`](super::Dispatch) makes; the host never sees them. Rows of `c` from the last offset on
 /// are left as they are. A path without rows costs nothing but the workgroups that find nothing to do.
-/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|), times |silu(s)| and with K + 19 + 4|s| for K + 2 where there is an `s`.
+/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|), times |silu(s)| and with K + 19 + 4|s| for K + 2 where there is an `s`; and
+/// half a ULP of a `c` of 16 bits.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::PathMatmul};
@@ -258,7 +261,7 @@ impl<'a> PathMatmul<'a> {
             order_first: order.as_ref().map_or(0, |order| order.first),
             bias_at,
             s_at,
-            unused: 0,
+            c_kind: optional::kind(self.c.element()),
         };
         let [a_access, b_access] = factor_accesses(
             gpu,
@@ -275,7 +278,7 @@ impl<'a> PathMatmul<'a> {
             .word("a_ACCESS", a_access)
             .word("b_TYPE", self.b.element().name())
             .word("b_ACCESS", b_access)
-            .word("c_ACCESS", store_access(&c, &[columns]));
+            .word("c_ACCESS", store_access(&c, self.c.element(), &[columns]));
         let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("bias", &bias), ("s", &s), ("c", &c)];
         operands.extend(order.as_ref().map(|order| ("order", order)));
         Step::new(
@@ -304,10 +307,13 @@ impl<'a> PathMatmul<'a> {
             let wanted = [paths + 1];
             return Err(Error::shape(NAME, format!("offsets are {offsets:?}, b as [P, O, K] {b:?} needs {wanted:?}")));
         }
-        self.a.check_element(NAME, "a", &[Element::F32])?;
-        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
+        check_factors(NAME, [("a", &self.a), ("b", &self.b)])?;
         self.offsets.check_element(NAME, "offsets", &[Element::U32])?;
-        self.c.check_element(NAME, "c", &[Element::F32])?;
+        if !whole_words(self.c.element(), rows as u64, columns as u64) {
+            // Rows that are on no path stay as they are, so there is no rounding all of c at the end.
+            let c_element = self.c.element();
+            return Err(Error::shape(NAME, format!("c is {c:?} {c_element}: rows of 16 bits need an even length")));
+        }
         match &self.order {
             Some(order) => {
                 if order.shape() != [rows] || self.divisor == 0 {
@@ -338,7 +344,7 @@ impl<'a> PathMatmul<'a> {
                 tensor.check_apart(NAME, name, &self.c)?;
             }
         }
-        self.c.check(NAME, "c")?;
+        check_output(NAME, "c", &self.c)?;
         Ok(Geometry {
             sources: sources as u64,
             rows: rows as u64,

@@ -1,7 +1,13 @@
 //! The sum of a product's parts, with the epilogue of the routing step. Shader: `shaders/reduce.wgsl`.
 
-use super::{Kernel, STORE_ACCESSES, Slot, load_accesses, optional, params, shader_u32, store_access};
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
+use super::{
+    Kernel, STORE_ACCESSES, Slot, check_output, load_accesses, optional, params, shader_u32, store_access, whole_words,
+};
+use crate::{
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
+    shader::Variant,
+    tensor::{Owned, elements},
+};
 
 /// The kernel behind [`Reduce`].
 ///
@@ -40,6 +46,10 @@ params! {
         inner_at,
         outer_at,
         y_first,
+        y_kind,
+        unused_0,
+        unused_1,
+        unused_2,
     }
 }
 
@@ -63,10 +73,11 @@ fn variant(p: &'static str, y: &'static str, weighted: bool) -> Variant {
 /// | `p` | `[parts, N, O]` | f32 |
 /// | `w` | `[N]`, with or without a last dimension of 1 | f32 |
 /// | `inner`, `outer` | `[O]` | f32, f16, bf16 |
-/// | `y` | `[N, O]` | f32 |
+/// | `y` | `[N, O]` | f32, f16, bf16 |
 ///
 /// `p` and `y` must each fit a binding. Parts are added in order:
-/// |ŷ − y| ≤ |w|·(parts + 2)·2⁻²⁴·(Σ|p| + |inner|) + 2⁻²⁴·|outer|.
+/// |ŷ − y| ≤ |w|·(parts + 2)·2⁻²⁴·(Σ|p| + |inner|) + 2⁻²⁴·|outer|, and half a ULP of a `y` of 16 bits, which starts at a
+/// multiple of 4 bytes.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Reduce};
@@ -168,6 +179,11 @@ impl<'a> Reduce<'a> {
         if rows * columns == 0 {
             return Ok(plan);
         }
+        if !whole_words(self.y.element(), rows, columns) {
+            let sums = Sums::new(gpu, &self.y)?;
+            let plan = Reduce { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
+            return sums.round(gpu, plan, &self.y);
+        }
         let mut p = self.p.bind(gpu, NAME, "p", 0, parts * rows * columns)?;
         let y = self.y.bind(gpu, NAME, "y", 0, rows * columns)?;
         let w = self.w.as_ref().map(|w| w.bind(gpu, NAME, "w", 0, rows)).transpose()?;
@@ -182,9 +198,11 @@ impl<'a> Reduce<'a> {
             inner_at,
             outer_at,
             y_first: y.first,
+            y_kind: optional::kind(self.y.element()),
+            ..Params::default()
         };
         let p_access = p.load_access(gpu, Element::F32, &[columns]);
-        let variant = variant(p_access, store_access(&y, &[columns]), w.is_some());
+        let variant = variant(p_access, store_access(&y, self.y.element(), &[columns]), w.is_some());
         let mut operands = vec![("p", &p), ("inner", &inner), ("outer", &outer), ("y", &y)];
         operands.extend(w.as_ref().map(|w| ("w", w)));
         plan.push(Step::new(
@@ -209,7 +227,6 @@ impl<'a> Reduce<'a> {
             return Err(Error::shape(NAME, format!("y is {y:?}, p {p:?} gives {:?}", [rows, columns])));
         }
         self.p.check_element(NAME, "p", &[Element::F32])?;
-        self.y.check_element(NAME, "y", &[Element::F32])?;
         if let Some(w) = &self.w {
             if w.shape() != [*rows] && w.shape() != [*rows, 1] {
                 return Err(Error::shape(NAME, format!("w is {:?}, expected {:?}", w.shape(), [rows])));
@@ -224,8 +241,38 @@ impl<'a> Reduce<'a> {
                 tensor.check_apart(NAME, name, &self.y)?;
             }
         }
-        self.y.check(NAME, "y")?;
+        check_output(NAME, "y", &self.y)?;
         elements(NAME, p)?;
         Ok([*parts as u64, *rows as u64, *columns as u64])
+    }
+}
+
+/// Finished sums, f32, of an output of 16 bits that cannot be written as it is computed, in its shape.
+pub(super) struct Sums(Owned);
+
+impl Sums {
+    pub fn new(gpu: &Gpu, output: &Tensor<'_>) -> Result<Self> {
+        Ok(Self(Owned::new(gpu, "sums to be rounded", Element::F32, output.shape())?))
+    }
+
+    pub fn tensor(&self) -> Tensor<'_> {
+        self.0.tensor()
+    }
+
+    /// Puts what rounds them behind the plan that computes them: sums of one part, all in one row, so that words are whole.
+    pub fn round(self, gpu: &Gpu, mut plan: Plan, output: &Tensor<'_>) -> Result<Plan> {
+        let count = elements(NAME, output.shape())?;
+        let each = gpu.unaligned_limit() / 16 * 4;
+        let mut first = 0;
+        while first < count {
+            let columns = each.min(count - first);
+            let (of_p, of_y) = ([1, 1, columns as usize], [1, columns as usize]);
+            let p = self.tensor().reshape(&of_p).offset(first * 4);
+            let y = output.clone().reshape(&of_y).offset(output.byte_offset() + first * 2);
+            plan.append(Reduce::new(p, y).plan(gpu)?);
+            first += columns;
+        }
+        plan.keep(self.0.buffer().clone());
+        Ok(plan)
     }
 }
