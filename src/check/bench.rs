@@ -198,21 +198,11 @@ pub(super) fn stored(element: Element, mut expected: Vec<f64>, mut bound: Vec<f6
     Truth::Values { expected, bound }
 }
 
-/// The elements, widened.
-fn floats(bytes: &[u8], element: Element) -> Vec<f32> {
-    let halves = || bytes.chunks_exact(2).map(|half| u16::from_le_bytes([half[0], half[1]]));
-    match element {
-        Element::F16 => halves().map(|half| f16::from_bits(half).to_f32()).collect(),
-        Element::BF16 => halves().map(|half| bf16::from_bits(half).to_f32()).collect(),
-        _ => bytemuck::pod_collect_to_vec(bytes),
-    }
-}
-
 impl Truth {
     fn judge(&self, bytes: &[u8], element: Element) -> Outcome {
         match self {
             Self::Values { expected, bound } => {
-                let mut result = floats(bytes, element);
+                let mut result = Values::from_bytes(bytes, element).to_f32();
                 let mut expected = expected.clone();
                 let stored = bytes.chunks_exact(element.bytes());
                 for ((result, expected), stored) in result.iter_mut().zip(&mut expected).zip(stored) {
