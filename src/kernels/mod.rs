@@ -1,6 +1,6 @@
 //! The kernels, each one file here and one of the same name in `shaders/`.
 //!
-//! A kernel's builder takes the caller's [`Tensor`](crate::Tensor)s, checks everything, and gives a
+//! A kernel's builder takes the caller's [`Tensor`]s, checks everything, and gives a
 //! [`Plan`](crate::Plan): usually one dispatch, more where a tensor is larger than a binding may be or a sum is too deep
 //! for one.
 
