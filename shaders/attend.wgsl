@@ -1,6 +1,6 @@
 // The attention logit of each token: the dot product of its row with one vector, plus a bias.
 //
-//   X [N, K] f32     v [K]: f32, f16 or bf16     bias [1], optional     logits [N] f32
+//   X [N, K], v [K]: f32, f16 or bf16, not two different types of 16 bits     bias [1], optional     logits [N] f32
 //   logits[n] = Σ_k X[n, k] · v[k] + bias
 //
 // A workgroup of LANES × ROWS invocations owns ROWS·EACH tokens; the LANES invocations of a row take the quads of its EACH
@@ -12,9 +12,7 @@
 //#import lib/lanes
 //#import lib/load x
 //#import lib/load v
-//#if BIAS
-//#import lib/bias bias
-//#endif
+//#import lib/optional bias
 
 // Tokens of an invocation.
 const EACH: u32 = 4u;
@@ -22,7 +20,7 @@ const EACH: u32 = 4u;
 struct Params {
     rows: u32,
     depth: u32,
-    // Elements from the start of its binding to the first element of each; a bias is as lib/bias.wgsl has it.
+    // Elements from the start of its binding to the first element of each; a bias is as lib/optional.wgsl has it.
     x_first: u32,
     v_first: u32,
     bias_at: u32,
@@ -34,9 +32,7 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> x: array<x_word>;
 @group(0) @binding(2) var<storage, read> v: array<v_word>;
-//#if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<u32>;
-//#endif
 @group(0) @binding(4) var<storage, read_write> logits: array<f32>;
 
 @compute @workgroup_size(LANES, ROWS)
@@ -72,11 +68,7 @@ fn main(
     {
         let sum = lanes_add(lane, sums[E]);
         if lane.lane == 0u && row + E < rows {
-            var logit = sum;
-//#if BIAS
-            logit += bias_quad(params.bias_at, 0u, 1u).x;
-//#endif
-            logits[params.logits_first + row + E] = logit;
+            logits[params.logits_first + row + E] = sum + bias_quad(params.bias_at, 0u, 1u).x;
         }
     }
 //#endfor

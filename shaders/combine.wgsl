@@ -1,9 +1,10 @@
 // Sums of gathered rows, weighted by gates: what paths computed for tokens goes back to the tokens; all row-major.
 //
-//   rows [B, N, O] f32     positions [B, T, e] u32     gates [B, T, e] f32, optional     plus [B, T, O] f32, optional
+//   rows [B, N, O]     positions [B, T, e] u32     gates [B, T, e] f32, optional     plus [B, T, O], optional
 //   y[b, t] = Σ_j gate[b, t, j] · rows[b, positions[b, t, j]] + plus[b, t], j ascending, with gate = 1 where there is none
-// A position of N or more adds nothing, whatever its gate. y is [B, T, O] f32, or [B, S, O] where there are targets [B, T] u32:
-// then y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more.
+// A position of N or more adds nothing, whatever its gate. y is [B, T, O], or [B, S, O] where there are targets [B, T] u32:
+// then y[b, targets[b, t]] is written instead of y[b, t], and nothing where the target is S or more. rows, plus and y are f32, f16
+// or bf16, each its own.
 //
 // Stages:  combine   the above.
 //          fill      before it where there are targets: every row of y is 0 or, where there is `skip` [B, S, O], the row of that.
@@ -11,16 +12,15 @@
 //       ALONE true: a workgroup owns a result, and its lanes go through the columns together, BLOCK quads each at a time.
 //       Positions and gates are then uniform, so that drivers that load lane by lane load them once.
 // There is no barrier. Where MOVED (one slot, no gates, nothing to add) rows are copied as they are. Otherwise, to first order:
-//   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|)
+//   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|), and half a ULP of a y of 16 bits
 
 //#import lib/grid
+//#import lib/half
 //#import lib/store y
 //#if STAGE == combine
 //#import lib/load rows
 //#endif
-//#if ADDED
-//#import lib/load plus
-//#endif
+//#import lib/optional plus
 
 const LANES: u32 = 64u;
 //#if ALONE
@@ -37,16 +37,17 @@ struct Params {
     rows: u32,
     targets: u32,
     columns: u32,
-    // Elements from the start of its binding to the first element of each.
+    // Elements from the start of its binding to the first element of each; plus is as lib/optional.wgsl has it.
     rows_first: u32,
     positions_first: u32,
     gates_first: u32,
-    plus_first: u32,
+    plus_at: u32,
     targets_first: u32,
     y_first: u32,
+    // As lib/store.wgsl has it.
+    y_kind: u32,
     unused_0: u32,
     unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -57,9 +58,7 @@ struct Params {
 //#if GATED
 @group(0) @binding(3) var<storage, read> gates: array<f32>;
 //#endif
-//#if ADDED
-@group(0) @binding(4) var<storage, read> plus: array<plus_word>;
-//#endif
+@group(0) @binding(4) var<storage, read> plus: array<u32>;
 //#if TARGETED
 @group(0) @binding(5) var<storage, read> targets: array<u32>;
 //#endif
@@ -143,8 +142,8 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
             let column = start + Q * LANES * 4u;
             if column < columns {
                 let left = columns - column;
-//#if ADDED
-                sum[Q] += plus_quad(params.plus_first + result * columns + column, left);
+//#if !MOVED
+                sum[Q] += plus_quad(params.plus_at, result * columns + column, left);
 //#endif
                 y_store(params.y_first + to + column, left, sum[Q]);
             }
@@ -193,8 +192,14 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         }
     }
 //#endif
-//#if ADDED
-    sum += plus_quad(params.plus_first + result * columns + column, left);
+//#if STAGE == fill
+    // Its bits, which an addition might flush.
+    sum = plus_quad(params.plus_at, result * columns + column, left);
+//#endif
+//#if STAGE == combine
+//#if !MOVED
+    sum += plus_quad(params.plus_at, result * columns + column, left);
+//#endif
 //#endif
     y_store(params.y_first + to + column, left, sum);
 }

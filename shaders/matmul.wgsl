@@ -1,12 +1,13 @@
 // C = A·B + bias, or C = A·Bᵀ + bias, for each batch; all row-major.
 //
-//   A [batch, M, K] f32     B [batch, K, N] or, transposed, [batch, N, K] (f32, f16 or bf16; one for all batches if b_batch is 0)
-//   bias [N], optional     C [batch, M, N] f32
+//   A [batch, M, K]     B [batch, K, N] or, transposed, [batch, N, K] (one for all batches if b_batch is 0)
+//   bias [N], optional     C [batch, M, N]     each f32, f16 or bf16; A and B not of two different types of 16 bits
 //   C[m, n] = Σ_k A[m, k] · B[k, n] + bias[n]
 //
 // One workgroup owns a tile of C, one invocation the rows and column quads that lib/tile.wgsl gives it. Barriers are
 // those of the tile product. Products and sums are f32 whatever the storage type:
-//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|) to first order, in any order of summation.
+//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|) to first order, in any order of summation,
+//   and where C is f16 or bf16 half a ULP of it, since the finished sum is rounded once.
 
 //#import lib/grid
 //#import lib/half
@@ -14,25 +15,22 @@
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
-//#if BIAS
-//#import lib/bias bias
-//#endif
+//#import lib/optional bias
 
 struct Params {
     product: Product,
-    // As lib/bias.wgsl has it.
+    // As lib/optional.wgsl has it.
     bias_at: u32,
+    // As lib/store.wgsl has it.
+    c_kind: u32,
     unused_0: u32,
     unused_1: u32,
-    unused_2: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
-//#if BIAS
 @group(0) @binding(3) var<storage, read> bias: array<u32>;
-//#endif
 @group(0) @binding(4) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X, TILE_Y)
@@ -64,11 +62,9 @@ fn main(
         if column < place.columns {
             let valid = place.columns - column;
             var addend = vec4<f32>();
-//#if BIAS
             if params.product.finishes == 1u {
                 addend = bias_quad(params.bias_at, column, valid);
             }
-//#endif
 //#for R in TILE_ROWS
             if tile_row(place, R) < place.rows {
                 c_store(tile_c(place, tile_row(place, R), column), valid, sums[R * TILE_QUADS + Q] + addend);

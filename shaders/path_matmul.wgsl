@@ -1,9 +1,10 @@
 // The matrix products of a routing's second level, each row with the weights of its path; all row-major.
 //
-//   A [N, K] f32     B [P, O, K]: f32, f16 or bf16     offsets [P + 1] u32     bias [P, O], optional     C [rows, O] f32
+//   A [N, K], B [P, O, K]: f32, f16 or bf16, not two different types of 16 bits     offsets [P + 1] u32
+//   bias [P, O], optional     C [rows, O]     each f32, f16 or bf16
 //   C[r, o] = Σ_k A[source(r), k] · B[p, o, k] + bias[p, o]     for offsets[p] ≤ r < offsets[p + 1]
 //   GATHERED: source(r) = order[r] / divisor, with order [rows] u32; otherwise source(r) = r
-//   SWISH:    C[r, o] = silu(S[r, o]) · (…), with S [rows, O] f32 and silu(s) = s / (1 + e⁻ˢ)
+//   with S [rows, O]: C[r, o] = silu(S[r, o]) · (…), with silu(s) = s / (1 + e⁻ˢ)
 // Rows from offsets[P] on are not written.
 //
 // One workgroup owns a tile of one path's rows; nobody but the device knows how many each path has, so the grid is an upper
@@ -11,7 +12,8 @@
 // found by bisection: with GRAIN = TILE_M and STEP = 1 that leaves room for the last tile of every path, ⌊rows / TILE_M⌋ + P in
 // all; with GRAIN = 1 and STEP = 0 every row has a workgroup, of which those at the start of a tile work: cheaper where
 // there are fewer rows than paths. Barriers are those of the tile product. To first order, in any order of summation:
-//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with SWISH times |silu(s)| and (K + 19 + 4|s|) for (K + 2)
+//   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with S times |silu(s)| and (K + 19 + 4|s|) for (K + 2);
+//   and half a ULP of a C of 16 bits
 
 //#import lib/grid
 //#import lib/half
@@ -19,12 +21,8 @@
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
-//#if BIAS
-//#import lib/bias bias
-//#endif
-//#if SWISH
-//#import lib/load s
-//#endif
+//#import lib/optional bias
+//#import lib/optional s
 
 struct Params {
     product: Product,
@@ -33,12 +31,13 @@ struct Params {
     divisor: u32,
     // 1: a workgroup for every row, 0: for every tile and path.
     by_rows: u32,
-    // Elements from the start of its binding to the first element of each; bias is as lib/bias.wgsl has it.
+    // Elements from the start of its binding to the first element of each; bias and s are as lib/optional.wgsl has it.
     offsets_first: u32,
     order_first: u32,
     bias_at: u32,
-    s_first: u32,
-    unused: u32,
+    s_at: u32,
+    // As lib/store.wgsl has it.
+    c_kind: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -48,12 +47,8 @@ struct Params {
 //#if A_GATHERED
 @group(0) @binding(4) var<storage, read> order: array<u32>;
 //#endif
-//#if BIAS
 @group(0) @binding(5) var<storage, read> bias: array<u32>;
-//#endif
-//#if SWISH
-@group(0) @binding(6) var<storage, read> s: array<s_word>;
-//#endif
+@group(0) @binding(6) var<storage, read> s: array<u32>;
 @group(0) @binding(7) var<storage, read_write> c: array<c_word>;
 
 //#if A_GATHERED
@@ -135,31 +130,25 @@ fn main(
         let column = tile_column(place, Q);
         if column < place.columns {
             let valid = place.columns - column;
-            var addend = vec4<f32>();
-//#if BIAS
-            addend = bias_quad(params.bias_at, path * place.columns + column, valid);
-//#endif
+            let addend = bias_quad(params.bias_at, path * place.columns + column, valid);
 //#for R in TILE_ROWS
             if tile_row(place, R) < place.rows {
                 let at_c = tile_c(place, tile_row(place, R), column);
-                let product = sums[R * TILE_QUADS + Q] + addend;
-//#if SWISH
-                let swish = s_quad(params.s_first + (first + tile_row(place, R)) * place.columns + column, valid);
-                c_store(at_c, valid, silu(swish) * product);
-//#else
+                var product = sums[R * TILE_QUADS + Q] + addend;
+                if s_is_there(params.s_at) {
+                    let at_s = (first + tile_row(place, R)) * place.columns + column;
+                    product *= silu(s_quad(params.s_at, at_s, valid));
+                }
                 c_store(at_c, valid, product);
-//#endif
             }
 //#endfor
         }
     }
 //#endfor
 }
-//#if SWISH
 
 // exp of a positive argument only where it is small: no overflow.
 fn silu(s: vec4<f32>) -> vec4<f32> {
     let below = exp(-abs(s));
     return s * select(below, vec4<f32>(1.0), s >= vec4<f32>()) / (1.0 + below);
 }
-//#endif

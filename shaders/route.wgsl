@@ -1,12 +1,12 @@
 // The weighted routing step in one pass: Y = w ⊙ (X·Bᵀ + inner) + outer; all row-major.
 //
-//   X [N, K] f32     B [O, K]: f32, f16 or bf16     w [N] f32     inner, outer [O], each optional
-//   Y [N, O] f32     Y[n, o] = w[n] · (Σ_k X[n, k] · B[o, k] + inner[o]) + outer[o]
+//   X [N, K], B [O, K]: f32, f16 or bf16, not two different types of 16 bits     w [N] f32     inner, outer [O], each optional
+//   Y [N, O] f32, f16 or bf16     Y[n, o] = w[n] · (Σ_k X[n, k] · B[o, k] + inner[o]) + outer[o]
 //
 // A weight is one number a token, so it commutes with the linear map and is applied once, to the finished sum. One
 // workgroup owns a tile of Y, one invocation the rows and column quads that lib/tile.wgsl gives it (there A is X and
 // C is Y). Barriers are those of the tile product. To first order, in any order of summation:
-//   |ŷ − y| ≤ |w| · (K + 4) · 2⁻²⁴ · (Σ|x||b| + |inner|) + 2⁻²⁴ · |outer|
+//   |ŷ − y| ≤ |w| · (K + 4) · 2⁻²⁴ · (Σ|x||b| + |inner|) + 2⁻²⁴ · |outer|, and half a ULP of a Y of 16 bits
 
 //#import lib/grid
 //#import lib/half
@@ -14,32 +14,25 @@
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
-//#if INNER
-//#import lib/bias inner
-//#endif
-//#if OUTER
-//#import lib/bias outer
-//#endif
+//#import lib/optional inner
+//#import lib/optional outer
 
 struct Params {
     product: Product,
-    // Elements from the start of its binding to the first element of each; a bias is as lib/bias.wgsl has it.
+    // Elements from the start of its binding to the first element of each; a bias is as lib/optional.wgsl has it.
     w_first: u32,
     inner_at: u32,
     outer_at: u32,
-    unused: u32,
+    // As lib/store.wgsl has it.
+    c_kind: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
 @group(0) @binding(3) var<storage, read> w: array<f32>;
-//#if INNER
 @group(0) @binding(4) var<storage, read> inner: array<u32>;
-//#endif
-//#if OUTER
 @group(0) @binding(5) var<storage, read> outer: array<u32>;
-//#endif
 @group(0) @binding(6) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X, TILE_Y)
@@ -70,14 +63,8 @@ fn main(
         let column = tile_column(place, Q);
         if column < place.columns {
             let valid = place.columns - column;
-            var inside = vec4<f32>();
-            var outside = vec4<f32>();
-//#if INNER
-            inside = inner_quad(params.inner_at, column, valid);
-//#endif
-//#if OUTER
-            outside = outer_quad(params.outer_at, column, valid);
-//#endif
+            let inside = inner_quad(params.inner_at, column, valid);
+            let outside = outer_quad(params.outer_at, column, valid);
 //#for R in TILE_ROWS
             if tile_row(place, R) < place.rows {
                 let sum = sums[R * TILE_QUADS + Q];

@@ -36,5 +36,5 @@ pub use routing::{
 };
 pub use shader::Variant;
 pub use step::{Plan, Step};
-pub use tensor::{Element, Tensor};
+pub use tensor::{Element, Storage, Tensor};
 pub use wgpu;

@@ -14,12 +14,12 @@ use std::fmt::Write as _;
 use crate::{Error, Result};
 
 const LIBRARY: &[(&str, &str)] = &[
-    ("lib/bias", include_str!("../shaders/lib/bias.wgsl")),
     ("lib/grid", include_str!("../shaders/lib/grid.wgsl")),
     ("lib/half", include_str!("../shaders/lib/half.wgsl")),
     ("lib/group", include_str!("../shaders/lib/group.wgsl")),
     ("lib/lanes", include_str!("../shaders/lib/lanes.wgsl")),
     ("lib/load", include_str!("../shaders/lib/load.wgsl")),
+    ("lib/optional", include_str!("../shaders/lib/optional.wgsl")),
     ("lib/store", include_str!("../shaders/lib/store.wgsl")),
     ("lib/tile", include_str!("../shaders/lib/tile.wgsl")),
     ("lib/words", include_str!("../shaders/lib/words.wgsl")),

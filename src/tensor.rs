@@ -51,6 +51,31 @@ impl std::fmt::Display for Element {
     }
 }
 
+/// How the activations of a layer are stored: what comes in and what goes out, f32 by default. What lies between, scores and
+/// sums are f32 whatever they are.
+///
+/// A layer's y is nearly constant: it differs from token to token by a few percent or less, so that rounding it to 16 bits loses
+/// much of what tells tokens apart. Check before choosing it.
+///
+/// ```
+/// use double_routing::{Element, Storage};
+/// let storage = Storage { x: Element::BF16, ..Storage::default() };
+/// assert_eq!(storage.y, Element::F32);
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Storage {
+    /// f32, f16 or bf16.
+    pub x: Element,
+    /// f32, f16 or bf16.
+    pub y: Element,
+}
+
+impl Default for Storage {
+    fn default() -> Self {
+        Self { x: Element::F32, y: Element::F32 }
+    }
+}
+
 /// A row-major view of part of a buffer. The caller keeps the buffer; the view only says where the elements are.
 ///
 /// ```no_run
@@ -75,6 +100,13 @@ pub(crate) struct Bound<'a> {
     pub size: u64,
     /// Elements from the start of the binding to the part's first element.
     pub first: u32,
+}
+
+impl<'a> Bound<'a> {
+    /// For an operand that is not there, or has no elements.
+    pub fn absent(gpu: &'a Gpu) -> Self {
+        Self { buffer: gpu.absent(), offset: 0, size: gpu.absent().size(), first: 0 }
+    }
 }
 
 impl<'a> Tensor<'a> {
@@ -254,7 +286,7 @@ impl<'a> Tensor<'a> {
         count: u64,
     ) -> Result<Bound<'a>> {
         if count == 0 {
-            return Ok(Bound { buffer: gpu.absent(), offset: 0, size: gpu.absent().size(), first: 0 });
+            return Ok(Bound::absent(gpu));
         }
         let size = self.element.bytes() as u64;
         let start = self.offset + first * size;
@@ -288,6 +320,15 @@ impl Owned {
     pub fn new(gpu: &Gpu, label: &'static str, element: Element, shape: &[usize]) -> Result<Self> {
         let buffer = gpu.buffer(label, element, elements(label, shape)?)?;
         Ok(Self { buffer, offset: 0, shape: shape.to_vec(), element })
+    }
+
+    /// x, each value rounded to what it is stored as.
+    pub fn rounded(gpu: &Gpu, x: &[f32], shape: &[usize], element: Element) -> Result<Self> {
+        if element == Element::F32 {
+            let buffer = gpu.upload("x", bytemuck::cast_slice(x))?;
+            return Ok(Self { buffer, offset: 0, shape: shape.to_vec(), element });
+        }
+        Self::upload(gpu, "x", &crate::Values::rounded(x, element), shape)
     }
 
     /// A handle to what somebody else's view is of.

@@ -47,8 +47,17 @@ fn refuses_operands_that_do_not_fit() {
     let fitting = || Matmul::new(f32(&a, &[8, 4]), f32(&b, &[4, 2]), f32(&c, &[8, 2]));
     assert_eq!(refusal(fitting().bias(f32(&bias, &[3]))), "matmul: bias is [3], expected [2]");
     assert_eq!(
-        refusal(Matmul::new(Tensor::new(&a, Element::BF16, &[8, 4]), f32(&b, &[4, 2]), f32(&c, &[8, 2]))),
-        "matmul: a is bf16, expected f32"
+        refusal(Matmul::new(
+            Tensor::new(&a, Element::BF16, &[8, 4]),
+            Tensor::new(&b, Element::F16, &[4, 2]),
+            f32(&c, &[8, 2])
+        )),
+        "matmul: a is bf16, b is f16: one must be f32, or both the same"
+    );
+    let half = Tensor::new(&c, Element::F16, &[8, 2]).offset(6);
+    assert_eq!(
+        refusal(Matmul::new(f32(&a, &[8, 4]), f32(&b, &[4, 2]), half)),
+        "matmul: c is f16 and starts at byte 6; an output of 16 bits starts at a multiple of 4 bytes"
     );
     assert_eq!(
         refusal(Matmul::new(f32(&a, &[8, 4]), Tensor::u32(&b, &[4, 2]), f32(&c, &[8, 2]))),

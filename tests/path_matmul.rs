@@ -10,7 +10,7 @@
 mod common;
 
 use common::{any_gpu, run_cases, storage};
-use double_routing::{Tensor, kernels::PathMatmul};
+use double_routing::{Element, Tensor, kernels::PathMatmul};
 
 #[test]
 fn agrees_with_the_reference() {
@@ -42,7 +42,12 @@ fn refuses_operands_that_do_not_fit() {
         "path_matmul: order is [8] with divisor 0, c [8, 5] needs [8] and 1 or more"
     );
     assert_eq!(refusal(product(8, 3, 4).bias(f32(&other, &[5]))), "path_matmul: bias is [5], expected [3, 5]");
-    assert_eq!(refusal(product(8, 3, 4).swish(f32(&other, &[4, 4]))), "path_matmul: s is [4, 4], c is [4, 5]");
+    assert_eq!(refusal(product(8, 3, 4).swish(f32(&other, &[4, 4]))), "path_matmul: s is [4, 4], expected [4, 5]");
+    let half = Tensor::new(&c, Element::BF16, &[4, 5]);
+    assert_eq!(
+        refusal(PathMatmul::new(f32(&a, &[4, 8]), f32(&b, &[3, 5, 8]), u32(&offsets, &[4]), half)),
+        "path_matmul: c is [4, 5] bf16: rows of 16 bits need an even length"
+    );
     assert_eq!(
         refusal(product(8, 3, 4).swish(f32(&c, &[4, 5]))),
         "path_matmul: s and the output share a buffer; WebGPU binds a buffer either for reading or for writing"

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use double_routing::{
-    DoubleRouting, Error, Order, Output, Result, Selection, Session, Settings, Weights,
+    DoubleRouting, Error, Order, Output, Result, Selection, Session, Settings, Storage, Values, Weights,
     reference::{Layer, TwoLevels},
     wgpu,
 };
@@ -74,7 +74,7 @@ impl Evaluator {
         let bar = report::progress("sequences", sequences, batch < sequences);
         let start = Instant::now();
         let mut run = Run { output: Output::default(), batches: 0, elapsed: Duration::ZERO };
-        let mut batches = Batches { evaluator: self, session: None };
+        let mut batches = Batches { evaluator: self, storage: input.storage, session: None };
         let mut done = 0;
         while done < sequences {
             let count = batch.min(sequences - done);
@@ -129,6 +129,7 @@ impl Evaluator {
 /// Batches one after the other: the session is kept for as long as their shape stays the same.
 struct Batches<'a> {
     evaluator: &'a Evaluator,
+    storage: Storage,
     session: Option<(Vec<usize>, Session<'a>)>,
 }
 
@@ -143,9 +144,9 @@ impl Batches<'_> {
                 let positions = shape.get(1).filter(|_| shape.len() == 3);
                 let count = positions.and_then(|&positions| selection.count(positions));
                 let routed = TwoLevels { count, ..levels.clone() }.forward(layer, &exact, shape, *lengths);
-                let rounded = |values: Vec<f64>| values.into_iter().map(|value| value as f32).collect();
+                let rounded = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
                 return Ok(Output {
-                    y: rounded(routed.y),
+                    y: Values::rounded(&rounded(routed.y), self.storage.y).to_f32(),
                     w: rounded(routed.dense.w),
                     indices: routed.indices,
                     ids: routed.ids,
@@ -158,7 +159,7 @@ impl Batches<'_> {
             // The old buffers go before new ones are made.
             old => {
                 drop(old);
-                wait(layer.gpu(), layer.session(shape, lengths.is_some()))?
+                wait(layer.gpu(), layer.session_with(shape, lengths.is_some(), self.storage))?
             }
         };
         let output = wait(layer.gpu(), session.run(x, *lengths))?;

@@ -4,7 +4,7 @@ use std::{io::Write, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::{Context, bail};
 use double_routing::{
-    Dimensions, Order, Output, PathSettings, PlanKind, Settings, Weights, bytemuck,
+    Dimensions, Element, Order, Output, PathSettings, PlanKind, Settings, Values, Weights, bytemuck,
     check::Judgement,
     kernels::{GroupLimit, GroupScore, PathChoice, Score},
     moe::RouterConfig,
@@ -16,7 +16,7 @@ use crate::{
     Verdict,
     evaluate::{Evaluator, Run},
     gpu::{Selection, Target},
-    input::{self, Input},
+    input::{self, Input, OutputType},
     judge::{self, judge},
     report::{self, BOLD, Out},
     save::Destination,
@@ -31,12 +31,15 @@ pub struct Arguments {
     /// What stands before these names in the file, such as `model.router.`
     #[arg(long, default_value = "", hide_default_value = true)]
     prefix: String,
-    /// Safetensors file with a tensor `x` [B, S, in] or [N, in], and `lengths` [B] where sequences are padded; or .npy
+    /// Safetensors file with a tensor `x` [B, S, in] or [N, in] of F32, F16 or BF16, which stays so on the device, and `lengths` [B] where sequences are padded; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Safetensors file to write: `y`, the routing weights `w`, and what was decided: `indices`, `ids`, `gates`
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// What y is stored in. Tokens' y differ by a few percent or less: 16 bits lose much of that
+    #[arg(long, value_enum, default_value_t = OutputType::F32)]
+    output_type: OutputType,
     /// Multiply the maps as the layer is written, or folded into fewer when the weights are loaded
     #[arg(long, value_enum, default_value_t = Plan::Folded)]
     plan: Plan,
@@ -166,7 +169,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let weights = input::read_weights(&arguments.weights, &arguments.prefix, allow_non_finite)?;
     let dimensions = weights.dimensions();
     let settings = arguments.settings(&weights)?;
-    let input = input::read_input(&arguments.input, dimensions, allow_non_finite)?;
+    let mut input = input::read_input(&arguments.input, dimensions, allow_non_finite)?;
+    input.storage.y = arguments.output_type.into();
     let destination = Destination::new(&arguments.output)?;
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &weights, settings)?;
@@ -203,7 +207,9 @@ fn write(
     mut destination: Destination,
 ) -> anyhow::Result<()> {
     let view = |values, width| TensorView::new(Dtype::F32, input.shape_with(width), bytemuck::cast_slice(values));
-    let mut tensors = vec![("y", view(&output.y, dimensions.output)?), ("w", view(&output.w, 1)?)];
+    let y = Values::rounded(&output.y, input.storage.y);
+    let of_y = TensorView::new(input::dtype(y.element()), input.shape_with(dimensions.output), y.bytes())?;
+    let mut tensors = vec![("y", of_y), ("w", view(&output.w, 1)?)];
     // A row for every selected token, or for every token.
     let mut rows = input.shape[..input.shape.len() - 1].to_vec();
     if input.shape.len() == 3 && !output.indices.is_empty() {
@@ -219,6 +225,11 @@ fn write(
     let bytes = safetensors::serialize(tensors, None)?;
     destination.file().write_all(&bytes).context("cannot write the output")?;
     destination.commit()
+}
+
+/// What a report says of a type, where it is not f32.
+pub fn typed(element: Element) -> String {
+    if element == Element::F32 { String::new() } else { format!(" {element}") }
 }
 
 struct Report<'a> {
@@ -277,6 +288,7 @@ impl Report<'_> {
                 "orders": self.costs(),
                 "x": self.input.shape,
                 "y": self.input.shape_with(output),
+                "types": { "x": self.input.storage.x.to_string(), "y": self.input.storage.y.to_string() },
                 "w": self.input.shape_with(1),
                 "selected": self.selected(),
                 "paths": self.counts(),
@@ -292,7 +304,7 @@ impl Report<'_> {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.target.description())?;
         writeln!(out, "{BOLD}layer{BOLD:#}    {}", self.dimensions)?;
         let masked = if self.input.lengths.is_some() { " with lengths" } else { "" };
-        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{masked}", self.input.shape)?;
+        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}{masked}", self.input.shape, typed(self.input.storage.x))?;
         let rows = self.costs().into_iter().map(|cost| {
             let mark = if cost.taken { "taken" } else { "" };
             [cost.order, report::operations(cost.flops), report::bytes(cost.bytes), mark.into()]
@@ -312,7 +324,8 @@ impl Report<'_> {
             writeln!(out, "{BOLD}paths{BOLD:#}    {}, the busiest has {busiest} tokens, {idle} have none", self.paths)?;
         }
         let (y, w) = (self.input.shape_with(self.dimensions.output), self.input.shape_with(1));
-        writeln!(out, "{BOLD}wrote{BOLD:#}    {}: y {y:?}, w {w:?}", self.arguments.output.display())?;
+        let (name, of_y) = (self.arguments.output.display(), typed(self.input.storage.y));
+        writeln!(out, "{BOLD}wrote{BOLD:#}    {name}: y {y:?}{of_y}, w {w:?}")?;
         let plural = if self.run.batches == 1 { "batch" } else { "batches" };
         writeln!(out, "{BOLD}time{BOLD:#}     {:.3?} in {} {plural}", self.run.elapsed, self.run.batches)?;
         if let Some(judgement) = &self.judgement {

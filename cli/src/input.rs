@@ -3,7 +3,7 @@
 use std::{fs, ops::Range, path::Path};
 
 use anyhow::{Context, bail, ensure};
-use double_routing::{Dimensions, Values, Weights, bytemuck};
+use double_routing::{Dimensions, Element, Storage, Values, Weights, bytemuck};
 use ndarray::{ArrayViewD, CowArray, IxDyn};
 use ndarray_npy::{ViewElement, ViewNpyError, ViewNpyExt};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
@@ -14,6 +14,36 @@ pub struct Input {
     pub x: Vec<f32>,
     pub shape: Vec<usize>,
     pub lengths: Option<Vec<u32>>,
+    /// How x is stored in the file and y is to be in the output; they are on the device as well.
+    pub storage: Storage,
+}
+
+/// A type that y can be written in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
+pub enum OutputType {
+    F32,
+    F16,
+    Bf16,
+}
+
+impl From<OutputType> for Element {
+    fn from(output: OutputType) -> Self {
+        match output {
+            OutputType::F32 => Self::F32,
+            OutputType::F16 => Self::F16,
+            OutputType::Bf16 => Self::BF16,
+        }
+    }
+}
+
+/// A type as safetensors call it.
+pub fn dtype(element: Element) -> Dtype {
+    match element {
+        Element::F16 => Dtype::F16,
+        Element::BF16 => Dtype::BF16,
+        Element::U32 => Dtype::U32,
+        _ => Dtype::F32,
+    }
 }
 
 /// Some of the sequences of an [`Input`].
@@ -99,7 +129,13 @@ pub fn read_tokens(path: &Path, gate: [usize; 2], allow_non_finite: bool) -> any
 fn tokens_from_safetensors(bytes: &[u8]) -> anyhow::Result<Input> {
     let file = opened(bytes)?;
     let x = x_of(&file)?;
-    Ok(Input { x: Values::from_safetensors("x", &x)?.to_f32(), shape: x.shape().to_vec(), lengths: None })
+    let shape = x.shape().to_vec();
+    let x = Values::from_safetensors("x", &x)?;
+    Ok(Input { x: x.to_f32(), shape, lengths: None, storage: storage_of(&x) })
+}
+
+fn storage_of(x: &Values) -> Storage {
+    Storage { x: x.element(), ..Storage::default() }
 }
 
 fn opened(bytes: &[u8]) -> anyhow::Result<SafeTensors<'_>> {
@@ -125,7 +161,8 @@ fn from_safetensors(bytes: &[u8]) -> anyhow::Result<Input> {
     let shape = x.shape().to_vec();
     let lengths =
         lengths.map(|(lengths, lengths_shape)| checked_lengths(lengths, &lengths_shape, &shape)).transpose()?;
-    Ok(Input { x: Values::from_safetensors("x", &x)?.to_f32(), shape, lengths })
+    let x = Values::from_safetensors("x", &x)?;
+    Ok(Input { x: x.to_f32(), shape, lengths, storage: storage_of(&x) })
 }
 
 fn integers(dtype: Dtype, data: &[u8]) -> anyhow::Result<Vec<i64>> {
@@ -165,7 +202,7 @@ fn from_npy(bytes: &[u8]) -> anyhow::Result<Input> {
         }
         result => result?,
     };
-    Ok(Input { x, shape, lengths: None })
+    Ok(Input { x, shape, lengths: None, storage: Storage::default() })
 }
 
 /// The numbers in C order, whichever order the file has them in.

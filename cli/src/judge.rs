@@ -45,7 +45,7 @@ const PIECE: usize = 1 << 20;
 
 /// Judges the output of a layer with these settings.
 pub fn judge(weights: &Weights, settings: Settings, input: &Input, output: &Output) -> anyhow::Result<Judgement> {
-    let mut truth = LayerTruth::new(weights, settings);
+    let mut truth = LayerTruth::new(weights, settings).stored(input.storage.y);
     let sequences = input.sequences();
     let each = input.tokens_each().saturating_mul(weights.dimensions().input).max(1);
     let step = (PIECE / each).max(1);
@@ -79,7 +79,7 @@ fn of_sequences(output: &Output, piece: Range<usize>, sequences: usize) -> Outpu
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-    use double_routing::{Linear, Settings, Weights};
+    use double_routing::{Linear, Settings, Storage, Weights};
 
     use super::judge;
     use crate::{evaluate::Evaluator, gpu::Target, input::Input};
@@ -92,7 +92,12 @@ mod tests {
     fn an_error_far_below_the_size_of_y_is_found() {
         let linear = |out: usize, features: usize| Linear::new(values(out * features), [out, features], values(out));
         let weights = Weights::new(linear(6, 9), linear(1, 6), linear(5, 6), linear(4, 5)).unwrap();
-        let input = Input { x: values(2 * 50 * 9), shape: vec![2, 50, 9], lengths: Some(vec![50, 20]) };
+        let input = Input {
+            x: values(2 * 50 * 9),
+            shape: vec![2, 50, 9],
+            lengths: Some(vec![50, 20]),
+            storage: Storage::default(),
+        };
         let evaluator = Evaluator::new(&Target::Reference, &weights, Settings::default()).unwrap();
         let right = evaluator.run(&input, None).unwrap().output;
         let judgement = judge(&weights, Settings::default(), &input, &right).unwrap();

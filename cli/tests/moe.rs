@@ -292,6 +292,26 @@ fn x_may_come_in_other_shapes_types_and_formats() {
 }
 
 #[test]
+fn x_and_y_may_be_of_16_bits() {
+    let files = Files::golden("deepseek_v2_lite_block", |_, _| {});
+    let shape = [2, 3, 28];
+    let brains = random(5, 2 * 3 * 28).iter().flat_map(|&x| bf16::from_f32(x).to_le_bytes()).collect();
+    files.write("brain.safetensors", &safetensors_bytes(&[("x".into(), Dtype::BF16, shape.to_vec(), brains)]));
+    let y = |adapter: &[&str], name: &str| {
+        let options = [adapter, &["--check", "--json", "--output-type", name]].concat();
+        let report = files.run_on("moe", &["weights.safetensors"], "brain.safetensors", &options).passed().json();
+        assert_eq!((&report["types"]["x"], &report["types"]["y"]), (&"bf16".into(), &name.into()));
+        files.output()["y"].clone()
+    };
+    for adapter in [&CPU[..], &[]] {
+        let wide: Vec<f32> = bytemuck::pod_collect_to_vec(&y(adapter, "f32").2);
+        let rounded = wide.iter().flat_map(|&y| bf16::from_f32(y).to_le_bytes()).collect();
+        assert_eq!(y(adapter, "bf16"), (Dtype::BF16, shape.to_vec(), rounded));
+    }
+    files.run_on("route", &["weights.safetensors"], "brain.safetensors", &["--check"]).passed();
+}
+
+#[test]
 fn weights_may_be_spread_and_stand_behind_a_prefix() {
     let files = Files::golden("deepseek_v3_block", |_, _| {});
     files.run("moe", &CPU).passed();

@@ -10,8 +10,8 @@ use common::{
     safetensors_bytes, weights, weights_with_paths, x,
 };
 use double_routing::bytemuck;
-use half::f16;
-use safetensors::Dtype;
+use half::{bf16, f16};
+use safetensors::{Dtype, SafeTensors};
 
 #[test]
 fn forward_agrees_with_the_reference() {
@@ -155,6 +155,33 @@ fn x_may_come_in_other_types_and_formats() {
     assert_ne!(std::fs::read(files.path("rows.npy")).ok(), std::fs::read(files.path("columns.npy")).ok());
     for name in ["rows.npy", "columns.npy", "double.npy"] {
         assert_eq!(output(name), expected, "{name}");
+    }
+}
+
+#[test]
+fn x_and_y_may_be_of_16_bits() {
+    let shape = [3, 40, INPUT];
+    let values = random(98, shape.iter().product());
+    let halves = values.iter().flat_map(|&x| f16::from_f32(x).to_le_bytes()).collect();
+    let files = Files::new(&weights(), &[("x".into(), Dtype::F16, shape.to_vec(), halves)]);
+    let y = |adapter: &[&str], name: &str| {
+        let options = [adapter, &["--check", "--json", "--select", "7", "--output-type", name]].concat();
+        let report = files.forward(&options).passed().json();
+        assert_eq!(report["check"]["passed"], true, "{report}");
+        assert_eq!((&report["types"]["x"], &report["types"]["y"]), (&"f16".into(), &name.into()));
+        let bytes = std::fs::read(files.path("output.safetensors")).expect("the output");
+        let file = SafeTensors::deserialize(&bytes).expect("safetensors");
+        let y = file.tensor("y").expect("y");
+        (y.dtype(), y.data().to_vec())
+    };
+    for adapter in [&["--adapter", "cpu"][..], &[]] {
+        let (dtype, wide) = y(adapter, "f32");
+        assert_eq!(dtype, Dtype::F32);
+        let wide: Vec<f32> = bytemuck::pod_collect_to_vec(&wide);
+        let rounded = wide.iter().flat_map(|&y| f16::from_f32(y).to_le_bytes()).collect();
+        assert_eq!(y(adapter, "f16"), (Dtype::F16, rounded));
+        let rounded = wide.iter().flat_map(|&y| bf16::from_f32(y).to_le_bytes()).collect();
+        assert_eq!(y(adapter, "bf16"), (Dtype::BF16, rounded));
     }
 }
 

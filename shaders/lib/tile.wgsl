@@ -197,9 +197,10 @@ fn b_row(place: TilePlace, start: u32, k: u32, n: u32) -> vec4<f32> {
 }
 //#endif
 
-// The sum over the k before this dispatch's: 0 at the start, else what C holds.
+// The sum over the k before this dispatch's: 0 at the start, else what C holds. A C of 16 bits never holds part of a sum.
 fn tile_start(place: TilePlace) -> Accumulators {
     var sums: Accumulators;
+//#if c_ACCESS != words
     if params.product.continues == 1u && tile_stores(place) {
 //#for R in TILE_ROWS
 //#for Q in TILE_QUADS
@@ -207,8 +208,10 @@ fn tile_start(place: TilePlace) -> Accumulators {
 //#endfor
 //#endfor
     }
+//#endif
     return sums;
 }
+//#if c_ACCESS != words
 
 fn tile_load(place: TilePlace, row: u32, column: u32) -> vec4<f32> {
     if row >= place.rows || column >= place.columns {
@@ -216,6 +219,7 @@ fn tile_load(place: TilePlace, row: u32, column: u32) -> vec4<f32> {
     }
     return c_load(tile_c(place, row, column), place.columns - column);
 }
+//#endif
 
 // Where C[row, column] is stored.
 fn tile_c(place: TilePlace, row: u32, column: u32) -> u32 {

@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, Operand, Random, judge},
+    bench::{Data, HALF_FACTORS, Operand, Random, judge, typed},
 };
 use crate::{
     Element, Gpu, Result,
@@ -17,6 +17,7 @@ struct Spec {
     depth: usize,
     bias: bool,
     element: Element,
+    of_x: Element,
     data: Data,
     shift: usize,
 }
@@ -25,6 +26,7 @@ impl Spec {
     fn name(&self) -> String {
         let mut name = format!("attend {}x{} {} {}", self.tokens, self.depth, self.element, self.data.name());
         name += if self.bias { " bias" } else { "" };
+        name += &typed("x", self.of_x);
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -34,7 +36,7 @@ impl Spec {
     async fn run(self, gpu: &Gpu) -> Result<Outcome> {
         let Self { tokens, depth, .. } = self;
         let mut random = Random::new((tokens * 31 + depth) as u64);
-        let x = self.data.values(&mut random, tokens * depth, Element::F32);
+        let x = self.data.values(&mut random, tokens * depth, self.of_x);
         let v = self.data.values(&mut random, depth, self.element);
         let bias = self.bias.then(|| self.data.values(&mut random, 1, self.element));
 
@@ -56,7 +58,15 @@ impl Spec {
 }
 
 pub(super) fn cases() -> Vec<Case> {
-    let plain = |tokens, depth, data| Spec { tokens, depth, bias: true, element: Element::F32, data, shift: 0 };
+    let plain = |tokens, depth, data| Spec {
+        tokens,
+        depth,
+        bias: true,
+        element: Element::F32,
+        of_x: Element::F32,
+        data,
+        shift: 0,
+    };
     let mut specs = Vec::new();
     // Depths about a quad and the lanes of a row, tokens about the rows of a workgroup.
     for (tokens, depth) in
@@ -69,6 +79,11 @@ pub(super) fn cases() -> Vec<Case> {
         for shift in [0, 1, 2] {
             specs.push(Spec { element, shift, ..plain(11, 64, Data::Reals) });
             specs.push(Spec { element, shift, ..plain(6, 29, Data::Reals) });
+        }
+    }
+    for [of_x, element] in HALF_FACTORS {
+        for (tokens, depth, shift) in [(11, 64, 0), (6, 29, 0), (9, 33, 1), (70, 260, 4), (13, 132, 3)] {
+            specs.push(Spec { of_x, element, shift, ..plain(tokens, depth, Data::Reals) });
         }
     }
     // Nothing to do; nothing to add up, which leaves the bias.

@@ -3,7 +3,10 @@
 use half::{bf16, f16};
 
 use super::Outcome;
-use crate::{Element, Gpu, Plan, Result, Tensor, Values};
+use crate::{
+    Element, Gpu, Plan, Result, Tensor, Values,
+    reference::{BF16_UNIT, F16_UNIT, rounded_bound},
+};
 
 /// SplitMix64: every case seeds its own, so that it replays alone.
 pub(super) struct Random(u64);
@@ -77,12 +80,32 @@ impl Data {
     }
 }
 
+/// What a case's name says of an activation's type, where it is not f32.
+pub(super) fn typed(name: &str, element: Element) -> String {
+    if element == Element::F32 { String::new() } else { format!(" {name}={element}") }
+}
+
+/// The pairs of a 16-bit activation and the type of what it is multiplied with.
+pub(super) const HALF_FACTORS: [[Element; 2]; 4] = [
+    [Element::F16, Element::F32],
+    [Element::F16, Element::F16],
+    [Element::BF16, Element::F32],
+    [Element::BF16, Element::BF16],
+];
+pub(super) const HALVES: [Element; 2] = [Element::F16, Element::BF16];
+
 /// Guard words lie for this many bytes before and behind every operand. What they hold is finite and large, so that a
 /// kernel that reads it shows.
 const GUARD: usize = 256;
 const GUARD_WORD: [u8; 4] = 1e30f32.to_le_bytes();
 /// A NaN that no kernel writes: an output element that nobody computed shows.
 const POISON: [u8; 4] = 0x7fc0_beef_u32.to_le_bytes();
+/// The same for 16 bits, both as f16 and as bf16.
+const HALF_POISON: [u8; 2] = 0x7fd1_u16.to_le_bytes();
+
+fn poison(element: Element) -> &'static [u8] {
+    if element.bytes() == 2 { &HALF_POISON } else { &POISON }
+}
 
 /// An operand in a buffer of its own, between guard words.
 #[derive(Debug)]
@@ -106,8 +129,8 @@ impl Operand {
             Some(data) => contents[start..start + bytes].copy_from_slice(data),
             None => contents[start..start + bytes]
                 .iter_mut()
-                .zip(POISON.into_iter().cycle())
-                .for_each(|(to, from)| *to = from),
+                .zip(poison(element).iter().cycle())
+                .for_each(|(to, from)| *to = *from),
         }
         let buffer = gpu.upload("operand", &contents)?;
         Ok(Self { buffer, contents, start, bytes, shape: shape.to_vec(), element })
@@ -122,7 +145,9 @@ impl Operand {
         Self::new(gpu, shape, Element::U32, Some(bytemuck::cast_slice(words)), shift)
     }
 
+    /// One of 16 bits is moved by whole words only.
     pub fn output(gpu: &Gpu, shape: &[usize], element: Element, shift: usize) -> Result<Self> {
+        let shift = if element.bytes() == 2 { shift.next_multiple_of(2) } else { shift };
         Self::new(gpu, shape, element, None, shift)
     }
 
@@ -147,26 +172,48 @@ pub(super) fn submit(gpu: &Gpu, plan: &Plan) {
 /// What an output must hold.
 #[derive(Debug, Clone)]
 pub(super) enum Truth {
-    /// f32, each within its bound; those that are NaN in truth must not be written.
+    /// Floats, each within its bound; those that are NaN in truth must not be written.
     Values { expected: Vec<f64>, bound: Vec<f64> },
     /// These words exactly: indices, counts, or the bits of values that are only moved.
     Words(Vec<u32>),
+    /// The same for 16 bits.
+    Halves(Vec<u16>),
+}
+
+/// What an output of this type must hold of sums that lie within `bound` of `expected`: they are rounded to it once, and exact ones
+/// have only one rounding.
+pub(super) fn stored(element: Element, mut expected: Vec<f64>, mut bound: Vec<f64>) -> Truth {
+    let (unit, nearest): (_, fn(f32) -> f64) = match element {
+        Element::F16 => (F16_UNIT, |value| f16::from_f32(value).to_f64()),
+        Element::BF16 => (BF16_UNIT, |value| bf16::from_f32(value).to_f64()),
+        _ => return Truth::Values { expected, bound },
+    };
+    for (expected, bound) in expected.iter_mut().zip(&mut bound) {
+        if *bound == 0.0 {
+            *expected = nearest(*expected as f32);
+        } else {
+            *bound = rounded_bound(*expected, *bound, unit);
+        }
+    }
+    Truth::Values { expected, bound }
 }
 
 impl Truth {
-    fn judge(&self, bytes: &[u8]) -> Outcome {
+    fn judge(&self, bytes: &[u8], element: Element) -> Outcome {
         match self {
             Self::Values { expected, bound } => {
-                let mut result: Vec<f32> = bytemuck::pod_collect_to_vec(bytes);
+                let mut result = Values::from_bytes(bytes, element).to_f32();
                 let mut expected = expected.clone();
-                for (result, expected) in result.iter_mut().zip(&mut expected) {
-                    if expected.is_nan() && result.to_bits() == u32::from_le_bytes(POISON) {
+                let stored = bytes.chunks_exact(element.bytes());
+                for ((result, expected), stored) in result.iter_mut().zip(&mut expected).zip(stored) {
+                    if expected.is_nan() && stored == poison(element) {
                         (*result, *expected) = (0.0, 0.0);
                     }
                 }
                 compare(&result, &expected, bound)
             }
             Self::Words(expected) => compare_words(&bytemuck::pod_collect_to_vec::<u8, u32>(bytes), expected),
+            Self::Halves(expected) => compare_words(&bytemuck::pod_collect_to_vec::<u8, u16>(bytes), expected),
         }
     }
 }
@@ -180,7 +227,7 @@ pub(super) async fn judge(
     expected: &[f64],
     bound: &[f64],
 ) -> Result<Outcome> {
-    let truth = Truth::Values { expected: expected.to_vec(), bound: bound.to_vec() };
+    let truth = stored(output.element, expected.to_vec(), bound.to_vec());
     judge_all(gpu, plan, inputs, &[("the output", output, truth)]).await
 }
 
@@ -194,8 +241,8 @@ pub(super) async fn judge_all(
     let operands: Vec<_> = outputs.iter().map(|&(name, output, _)| (name, output)).collect();
     judge_together(gpu, plan, inputs, &operands, |results| {
         let mut outcome = Outcome { elements: 0, worst: 0.0, signal: None, fault: None };
-        for ((name, _, truth), result) in outputs.iter().zip(results) {
-            let own = truth.judge(result);
+        for ((name, output, truth), result) in outputs.iter().zip(results) {
+            let own = truth.judge(result, output.element);
             outcome.elements += own.elements;
             outcome.worst = outcome.worst.max(own.worst);
             if let Some(fault) = own.fault {
@@ -237,7 +284,7 @@ pub(super) async fn judge_together(
     Ok(Outcome { fault: overwritten.or(outcome.fault), ..outcome })
 }
 
-fn compare_words(result: &[u32], expected: &[u32]) -> Outcome {
+fn compare_words<T: PartialEq + std::fmt::LowerHex>(result: &[T], expected: &[T]) -> Outcome {
     let mut outcome = Outcome { elements: result.len(), worst: 0.0, signal: None, fault: None };
     if result != expected {
         let at = result.iter().zip(expected).position(|(word, expected)| word != expected);

@@ -1,8 +1,10 @@
 //! Cases of the gate-weighted sum of gathered rows.
 
+use half::{bf16, f16};
+
 use super::{
     Case,
-    bench::{Data, Operand, Random, Truth, judge_all},
+    bench::{Data, HALVES, Operand, Random, Truth, judge_all, stored, typed},
 };
 use crate::{
     Element, Gpu, Result, Values,
@@ -43,6 +45,10 @@ struct Spec {
     gated: bool,
     plus: bool,
     skip: bool,
+    /// The types of rows, of plus and skip, and of y.
+    of_rows: Element,
+    of_plus: Element,
+    of_y: Element,
     data: Data,
     shift: usize,
 }
@@ -61,6 +67,9 @@ impl Spec {
         name += if self.gated { " gated" } else { "" };
         name += if self.plus { " plus" } else { "" };
         name += if self.skip { " skip" } else { "" };
+        name += &typed("rows", self.of_rows);
+        name += &typed("plus", self.of_plus);
+        name += &typed("y", self.of_y);
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -100,17 +109,17 @@ impl Spec {
     async fn run(self, gpu: &Gpu) -> Result<Outcome> {
         let Self { batches, rows, results, slots, columns, shift, .. } = self;
         let mut random = Random::new((results * 31 + slots * 7 + columns) as u64);
-        let rows_values = self.data.values(&mut random, batches * rows * columns, Element::F32);
+        let rows_values = self.data.values(&mut random, batches * rows * columns, self.of_rows);
         let positions: Vec<u32> = (0..batches * results * slots).map(|_| self.position(&mut random)).collect();
         let mut optional =
-            |there: bool, count: usize| there.then(|| self.data.values(&mut random, count, Element::F32));
-        let gates = optional(self.gated, batches * results * slots);
-        let plus = optional(self.plus, batches * results * columns);
+            |there: bool, count: usize, element| there.then(|| self.data.values(&mut random, count, element));
+        let gates = optional(self.gated, batches * results * slots, Element::F32);
+        let plus = optional(self.plus, batches * results * columns, self.of_plus);
         let (of_y, targets) = match self.targets {
             Targets::Own => (results, None),
             Targets::Of(targets) => (targets, Some(self.targets(&mut random, targets))),
         };
-        let skip = self.skip.then(|| self.data.values(&mut random, batches * of_y * columns, Element::F32));
+        let skip = self.skip.then(|| self.data.values(&mut random, batches * of_y * columns, self.of_plus));
 
         let input =
             |shape: &[usize], values: &Values| Operand::input(gpu, &[&[batches], shape].concat(), values, shift);
@@ -123,7 +132,7 @@ impl Spec {
             None => None,
         };
         let skip_operand = skip.as_ref().map(|skip| input(&[of_y, columns], skip)).transpose()?;
-        let y = Operand::output(gpu, &[batches, of_y, columns], Element::F32, shift)?;
+        let y = Operand::output(gpu, &[batches, of_y, columns], self.of_y, shift)?;
         let mut kernel = Combine::new(rows_operand.tensor(), positions_operand.tensor(), y.tensor());
         let mut inputs = vec![("rows", &rows_operand), ("positions", &positions_operand)];
         if let Some(gates) = &gates_operand {
@@ -149,11 +158,11 @@ impl Spec {
         let (gates, plus, targets) = (gates.as_deref(), plus.as_deref(), targets.as_deref());
         let expected = combine(&rows, &positions, gates, plus, targets, skip.as_deref(), &shape);
         // A row that is only moved keeps its bits.
-        let truth = if slots == 1 && gates.is_none() && plus.is_none() {
+        let truth = if self.of_y == Element::F32 && slots == 1 && gates.is_none() && plus.is_none() {
             Truth::Words(expected.iter().map(|&value| (value as f32).to_bits()).collect())
         } else {
             let bound = self.data.bound(combine_bound(&rows, &positions, gates, plus, targets, &shape));
-            Truth::Values { expected, bound }
+            stored(self.of_y, expected, bound)
         };
         judge_all(gpu, &kernel.plan(gpu)?, &inputs, &[("y", &y, truth)]).await
     }
@@ -171,6 +180,9 @@ pub(super) fn cases() -> Vec<Case> {
         gated: true,
         plus: false,
         skip: false,
+        of_rows: Element::F32,
+        of_plus: Element::F32,
+        of_y: Element::F32,
         data: Data::Reals,
         shift: 0,
     };
@@ -211,6 +223,18 @@ pub(super) fn cases() -> Vec<Case> {
         specs.push(Spec { positions: Positions::Nowhere, ..plain(9, 2, 5, columns) });
         specs.push(Spec { positions: Positions::Nowhere, plus: true, ..plain(9, 2, 0, columns) });
     }
+    // Activations and results of 16 bits: moved, added, skipped; rows that are whole words and those that are not.
+    for element in HALVES {
+        for (columns, shift) in [(64, 0), (130, 1), (33, 0), (30, 2)] {
+            let from = Spec { of_rows: element, shift, ..plain(19, 2, 21, columns) };
+            let to = Spec { of_y: element, shift, ..plain(19, 2, 21, columns) };
+            specs.extend([from, Spec { of_plus: element, plus: true, ..to }]);
+            let moved = Spec { slots: 1, gated: false, positions: Positions::Sparse, ..from };
+            specs.extend([moved, Spec { of_y: element, ..moved }]);
+            let skipping = Spec { targets: Targets::Of(33), skip: true, of_plus: element, ..from };
+            specs.extend([Spec { of_rows: Element::F32, ..skipping }, Spec { of_y: element, ..skipping }]);
+        }
+    }
     // Nothing to combine, which leaves what is added or skipped; no row of y; more than 65 535 workgroups.
     specs.extend([
         plain(0, 8, 5, 64),
@@ -223,7 +247,7 @@ pub(super) fn cases() -> Vec<Case> {
         Spec { data: Data::Integers, ..plain(70_000, 1, 9, 64) },
         Spec { data: Data::Integers, ..plain(4_300_000, 1, 9, 1) },
     ]);
-    specs
+    let mut cases: Vec<Case> = specs
         .into_iter()
         .map(|spec| Case {
             kernel: "combine",
@@ -231,5 +255,50 @@ pub(super) fn cases() -> Vec<Case> {
             heavy: spec.batches * spec.results * spec.slots * spec.columns > super::HEAVY,
             run: Box::new(move |gpu| Box::pin(spec.run(gpu))),
         })
-        .collect()
+        .collect();
+    cases.extend(HALVES.map(|element| Case {
+        kernel: "combine",
+        name: format!("combine rounds to {element}"),
+        heavy: false,
+        run: Box::new(move |gpu| Box::pin(rounding(gpu, element))),
+    }));
+    cases
+}
+
+/// Every kind of f32 by the element that it is nearest to: between two of them, a little off the middle, beyond the largest, near 0.
+/// They are moved, so what is left of them is their rounding; an odd number, so that half a word behind them is not theirs.
+async fn rounding(gpu: &Gpu, element: Element) -> Result<Outcome> {
+    let halves: Vec<u16> = match element {
+        Element::F16 => (0..1100).chain((0x0700..0x7c00).step_by(83)).chain(0x7bf0..0x7c00).collect(),
+        _ => (0x0080..0x0100).chain((0x0100..0x7f80).step_by(89)).chain(0x7f70..0x7f80).collect(),
+    };
+    let wide = |half: u16| match element {
+        Element::F16 => f16::from_bits(half).to_f32(),
+        _ => bf16::from_bits(half).to_f32(),
+    };
+    let mut values = Vec::new();
+    for half in halves {
+        let value = wide(half);
+        // Beyond the largest the next would be as far away as the one before.
+        let step = if wide(half + 1).is_finite() { wide(half + 1) - value } else { value - wide(half - 1) };
+        let middle = f64::from(value) + 0.5 * f64::from(step);
+        let bits = (middle as f32).to_bits();
+        values.extend([value, f32::from_bits(bits - 1), f32::from_bits(bits), f32::from_bits(bits + 1)]);
+    }
+    values.extend([f32::MIN_POSITIVE, 1e-10, 1e6, 3e38, f32::MAX, f32::INFINITY]);
+    // A device may flush a subnormal f32.
+    values.retain(|value| *value == 0.0 || *value >= f32::MIN_POSITIVE);
+    values.extend(values.clone().into_iter().map(|value| -value));
+    values.truncate((values.len() - 1) | 1);
+    let nearest = |value: &f32| match element {
+        Element::F16 => f16::from_f32(*value).to_bits(),
+        _ => bf16::from_f32(*value).to_bits(),
+    };
+    let truth = Truth::Halves(values.iter().map(nearest).collect());
+    let columns = values.len();
+    let rows = Operand::input(gpu, &[1, columns], &Values::F32(values), 0)?;
+    let positions = Operand::words(gpu, &[1, 1], &[0], 0)?;
+    let y = Operand::output(gpu, &[1, columns], element, 0)?;
+    let plan = Combine::new(rows.tensor(), positions.tensor(), y.tensor()).plan(gpu)?;
+    judge_all(gpu, &plan, &[("rows", &rows), ("positions", &positions)], &[("y", &y, truth)]).await
 }

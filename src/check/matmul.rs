@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, Operand, Random, judge},
+    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge, typed},
 };
 use crate::{
     Element, Gpu, Result,
@@ -16,6 +16,9 @@ struct Spec {
     product: Product,
     bias: bool,
     element: Element,
+    /// The types of a and c.
+    of_a: Element,
+    of_c: Element,
     data: Data,
     /// Elements by which operands are moved off their aligned place.
     shift: usize,
@@ -33,6 +36,8 @@ impl Spec {
         name += if transposed { " bt" } else { "" };
         name += if self.bias { " bias" } else { "" };
         name += if self.invariant { " invariant" } else { "" };
+        name += &typed("a", self.of_a);
+        name += &typed("c", self.of_c);
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -45,14 +50,14 @@ impl Spec {
         let leading: &[usize] = if batches > 1 { &[batches] } else { &[] };
         let b_matrix = if transposed { [columns, depth] } else { [depth, columns] };
         let b_shape = if b_batched { [leading, &b_matrix].concat() } else { b_matrix.to_vec() };
-        let a = self.data.values(&mut random, batches * rows * depth, Element::F32);
+        let a = self.data.values(&mut random, batches * rows * depth, self.of_a);
         let b = self.data.values(&mut random, b_shape.iter().product(), self.element);
         let bias = self.bias.then(|| self.data.values(&mut random, columns, self.element));
 
         let a_operand = Operand::input(gpu, &[leading, &[rows, depth]].concat(), &a, self.shift)?;
         let b_operand = Operand::input(gpu, &b_shape, &b, self.shift)?;
         let bias_operand = bias.as_ref().map(|bias| Operand::input(gpu, &[columns], bias, self.shift)).transpose()?;
-        let c_operand = Operand::output(gpu, &[leading, &[rows, columns]].concat(), Element::F32, self.shift)?;
+        let c_operand = Operand::output(gpu, &[leading, &[rows, columns]].concat(), self.of_c, self.shift)?;
 
         let mut kernel =
             Matmul::new(a_operand.tensor(), b_operand.tensor(), c_operand.tensor()).batch_invariant(self.invariant);
@@ -76,6 +81,8 @@ pub(super) fn cases() -> Vec<Case> {
         product: Product { rows, columns, depth, transposed: true, ..Product::default() },
         bias: true,
         element: Element::F32,
+        of_a: Element::F32,
+        of_c: Element::F32,
         data,
         shift: 0,
         invariant: false,
@@ -150,6 +157,39 @@ pub(super) fn cases() -> Vec<Case> {
                 specs.push(spec);
             }
         }
+    }
+    // Activations of 16 bits: at any place, of widths that are quads and that are not.
+    for [of_a, element] in HALF_FACTORS {
+        for (rows, columns, depth, shift, transposed) in [
+            (17, 36, 24, 0, true),
+            (17, 36, 24, 1, false),
+            (3, 27, 29, 0, true),
+            (9, 28, 31, 3, true),
+            (1, 40, 52, 0, true),
+        ] {
+            let mut spec = Spec { of_a, element, shift, ..plain(rows, columns, depth, Data::Reals) };
+            spec.product.transposed = transposed;
+            specs.push(spec);
+        }
+    }
+    specs.push(Spec { of_a: Element::F16, bias: false, ..plain(7, 9, 33, Data::Subnormals) });
+    // Results of 16 bits: rows of whole words and of halves, a single row, batches, parts, sums that go on.
+    for of_c in HALVES {
+        for (rows, columns, depth, shift) in
+            [(17, 36, 24, 0), (9, 26, 11, 2), (5, 33, 17, 0), (1, 33, 40, 4), (1, 1, 1, 0), (66, 70, 9, 0)]
+        {
+            for data in [Data::Reals, Data::Integers] {
+                specs.push(Spec { of_c, shift, ..plain(rows, columns, depth, data) });
+            }
+        }
+        for columns in [6, 5] {
+            let mut spec = Spec { of_c, ..plain(3, columns, 8, Data::Reals) };
+            (spec.product.batches, spec.product.b_batched, spec.bias) = (3, true, false);
+            specs.push(spec);
+            specs.push(Spec { of_c, ..plain(3, 60 + columns, 4097, Data::Integers) });
+        }
+        specs.push(Spec { of_c, of_a: of_c, element: of_c, ..plain(9, 32, 40, Data::Reals) });
+        specs.push(Spec { of_c, invariant: true, ..plain(3, 6, 300_000, Data::Integers) });
     }
     // More than 65 535 workgroups.
     specs.push(plain(5_000_000, 1, 1, Data::Integers));

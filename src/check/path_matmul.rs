@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, Operand, Random, Truth, judge_all},
+    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge_all, stored, typed},
 };
 use crate::{
     Element, Gpu, Result, Values,
@@ -34,6 +34,10 @@ struct Spec {
     bias: bool,
     swish: bool,
     element: Element,
+    /// The types of a, of s, and of c.
+    of_a: Element,
+    of_s: Element,
+    of_c: Element,
     data: Data,
     shift: usize,
 }
@@ -53,6 +57,9 @@ impl Spec {
         };
         name += if self.bias { " bias" } else { "" };
         name += if self.swish { " swish" } else { "" };
+        name += &typed("a", self.of_a);
+        name += &typed("s", self.of_s);
+        name += &typed("c", self.of_c);
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -86,19 +93,22 @@ impl Spec {
         for at in (1..rows).rev() {
             order.swap(at, random.below(at as u32 + 1) as usize);
         }
-        let a = self.data.values(&mut random, tokens * depth, Element::F32);
+        let a = self.data.values(&mut random, tokens * depth, self.of_a);
         let b = self.data.values(&mut random, paths * columns * depth, self.element);
         let bias = self.bias.then(|| self.data.values(&mut random, paths * columns, self.element));
         let s = self.swish.then(|| {
             let reals = (0..rows * columns).map(|at| random.real() * if at % 5 == 0 { 100.0 } else { 4.0 });
-            Values::F32(reals.collect())
+            match self.of_s {
+                Element::BF16 => Values::BF16(reals.map(half::bf16::from_f32).collect()),
+                _ => Values::F32(reals.collect()),
+            }
         });
 
         let a_operand = Operand::input(gpu, &[tokens, depth], &a, shift)?;
         let b_operand = Operand::input(gpu, &[paths, columns, depth], &b, shift)?;
         let offsets_operand = Operand::words(gpu, &[paths + 1], &offsets, shift)?;
         let order_operand = Operand::words(gpu, &[rows], &order, shift)?;
-        let c_operand = Operand::output(gpu, &[rows, columns], Element::F32, shift)?;
+        let c_operand = Operand::output(gpu, &[rows, columns], self.of_c, shift)?;
         let of_bias = bias.as_ref().map(|bias| Operand::input(gpu, &[paths, columns], bias, shift)).transpose()?;
         let of_s = s.as_ref().map(|s| Operand::input(gpu, &[rows, columns], s, shift)).transpose()?;
         let [a_tensor, b_tensor] = [a_operand.tensor(), b_operand.tensor()];
@@ -128,7 +138,7 @@ impl Spec {
         // The rows of no path stay as they were.
         expected.resize(rows * columns, f64::NAN);
         bound.resize(rows * columns, 0.0);
-        let truth = Truth::Values { expected, bound };
+        let truth = stored(self.of_c, expected, bound);
         judge_all(gpu, &kernel.plan(gpu)?, &inputs, &[("c", &c_operand, truth)]).await
     }
 }
@@ -144,6 +154,9 @@ pub(super) fn cases() -> Vec<Case> {
         bias: true,
         swish: false,
         element: Element::F32,
+        of_a: Element::F32,
+        of_s: Element::F32,
+        of_c: Element::F32,
         data,
         shift: 0,
     };
@@ -177,6 +190,23 @@ pub(super) fn cases() -> Vec<Case> {
                     specs.push(Spec { element, shift, swish, ..plain(17, 2, 5, columns, depth, Data::Reals) });
                 }
             }
+        }
+    }
+    for [of_a, element] in HALF_FACTORS {
+        for (columns, depth, shift, each) in [(36, 24, 0, 2), (27, 29, 0, 2), (28, 30, 1, 0)] {
+            specs.push(Spec { of_a, element, shift, ..plain(17, each, 5, columns, depth, Data::Reals) });
+        }
+    }
+    for of_c in HALVES {
+        for (columns, spread) in [(36, Spread::Ragged), (30, Spread::Some)] {
+            specs.push(Spec { of_c, spread, ..plain(17, 2, 5, columns, 24, Data::Integers) });
+            specs.push(Spec {
+                of_c,
+                spread,
+                swish: true,
+                of_s: Element::BF16,
+                ..plain(9, 2, 5, columns, 29, Data::Reals)
+            });
         }
     }
     // Nothing to do; nothing to add up, which leaves the bias.

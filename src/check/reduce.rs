@@ -2,7 +2,7 @@
 
 use super::{
     Case,
-    bench::{Data, Operand, Random, judge},
+    bench::{Data, HALVES, Operand, Random, judge, typed},
 };
 use crate::{
     Element, Gpu, Result, Values,
@@ -20,6 +20,7 @@ struct Spec {
     inner: bool,
     outer: bool,
     element: Element,
+    of_y: Element,
     data: Data,
     shift: usize,
 }
@@ -31,6 +32,7 @@ impl Spec {
         name += if self.weighted { " weighted" } else { "" };
         name += if self.inner { " inner" } else { "" };
         name += if self.outer { " outer" } else { "" };
+        name += &typed("y", self.of_y);
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -50,7 +52,7 @@ impl Spec {
         let w_operand = w.as_ref().map(|w| input(&[rows], w)).transpose()?;
         let inner_operand = inner.as_ref().map(|inner| input(&[columns], inner)).transpose()?;
         let outer_operand = outer.as_ref().map(|outer| input(&[columns], outer)).transpose()?;
-        let y = Operand::output(gpu, &[rows, columns], Element::F32, self.shift)?;
+        let y = Operand::output(gpu, &[rows, columns], self.of_y, self.shift)?;
         let mut kernel = Reduce::new(p_operand.tensor(), y.tensor());
         let mut inputs = vec![("p", &p_operand)];
         if let Some(w) = &w_operand {
@@ -85,6 +87,7 @@ pub(super) fn cases() -> Vec<Case> {
         inner: true,
         outer: true,
         element: Element::F32,
+        of_y: Element::F32,
         data,
         shift: 0,
     };
@@ -99,6 +102,16 @@ pub(super) fn cases() -> Vec<Case> {
     for element in [Element::F32, Element::F16, Element::BF16] {
         for shift in [0, 1, 2] {
             specs.push(Spec { element, shift, ..plain(3, 6, 28, Data::Reals) });
+        }
+    }
+    for of_y in HALVES {
+        for (parts, rows, columns, shift) in [(2, 7, 4, 0), (3, 5, 33, 2), (4, 1, 257, 0), (1, 3, 1, 0), (3, 6, 30, 1)]
+        {
+            specs.extend([Data::Reals, Data::Integers].map(|data| Spec {
+                of_y,
+                shift,
+                ..plain(parts, rows, columns, data)
+            }));
         }
     }
     // Nothing to do; nothing to add up, which leaves the biases; more than 65 535 workgroups.

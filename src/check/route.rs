@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, Operand, Random, judge},
+    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge, typed},
 };
 use crate::{
     Element, Gpu, Result, Values,
@@ -19,6 +19,9 @@ struct Spec {
     inner: bool,
     outer: bool,
     element: Element,
+    /// The types of x and y.
+    of_x: Element,
+    of_y: Element,
     data: Data,
     shift: usize,
 }
@@ -29,6 +32,8 @@ impl Spec {
         let mut name = format!("route {tokens}x{outputs}x{depth} {} {}", self.element, self.data.name());
         name += if self.inner { " inner" } else { "" };
         name += if self.outer { " outer" } else { "" };
+        name += &typed("x", self.of_x);
+        name += &typed("y", self.of_y);
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -38,7 +43,7 @@ impl Spec {
     async fn run(self, gpu: &Gpu) -> Result<Outcome> {
         let Self { tokens, outputs, depth, .. } = self;
         let mut random = Random::new((tokens * 31 + outputs * 7 + depth) as u64);
-        let x = self.data.values(&mut random, tokens * depth, Element::F32);
+        let x = self.data.values(&mut random, tokens * depth, self.of_x);
         let b = self.data.values(&mut random, outputs * depth, self.element);
         let w = self.data.values(&mut random, tokens, Element::F32);
         let inner = self.inner.then(|| self.data.values(&mut random, outputs, self.element));
@@ -49,7 +54,7 @@ impl Spec {
         let w_operand = input(&[tokens, 1], &w)?;
         let inner_operand = inner.as_ref().map(|inner| input(&[outputs], inner)).transpose()?;
         let outer_operand = outer.as_ref().map(|outer| input(&[outputs], outer)).transpose()?;
-        let y = Operand::output(gpu, &[tokens, outputs], Element::F32, self.shift)?;
+        let y = Operand::output(gpu, &[tokens, outputs], self.of_y, self.shift)?;
         let mut kernel = Route::new(x_operand.tensor(), b_operand.tensor(), w_operand.tensor(), y.tensor());
         let mut inputs = vec![("x", &x_operand), ("b", &b_operand), ("w", &w_operand)];
         if let Some(inner) = &inner_operand {
@@ -76,6 +81,8 @@ pub(super) fn cases() -> Vec<Case> {
         inner: true,
         outer: true,
         element: Element::F32,
+        of_x: Element::F32,
+        of_y: Element::F32,
         data,
         shift: 0,
     };
@@ -94,6 +101,20 @@ pub(super) fn cases() -> Vec<Case> {
             specs.push(Spec { element, shift, ..plain(17, 36, 24, Data::Reals) });
             specs.push(Spec { element, shift, ..plain(3, 27, 29, Data::Reals) });
         }
+    }
+    // Activations of 16 bits; results of them, where rows are whole words and where they are not, and cut into parts.
+    for [of_x, element] in HALF_FACTORS {
+        for (tokens, outputs, depth, shift) in [(17, 36, 24, 0), (3, 27, 29, 0), (9, 28, 30, 1)] {
+            specs.push(Spec { of_x, element, shift, ..plain(tokens, outputs, depth, Data::Reals) });
+        }
+    }
+    for of_y in HALVES {
+        for (tokens, outputs, depth, shift) in
+            [(17, 36, 24, 0), (9, 30, 11, 2), (5, 33, 17, 0), (1, 35, 9, 0), (3, 66, 4100, 0), (3, 65, 4100, 0)]
+        {
+            specs.push(Spec { of_y, shift, ..plain(tokens, outputs, depth, Data::Reals) });
+        }
+        specs.push(Spec { of_y, of_x: of_y, element: of_y, ..plain(6, 32, 20, Data::Integers) });
     }
     // Nothing to do; nothing to add up, which leaves the biases.
     specs.extend([plain(0, 8, 8, Data::Reals), plain(9, 33, 0, Data::Integers)]);

@@ -2,8 +2,8 @@
 
 use super::{Outcome, bench::compare, moe::judge_choice};
 use crate::{
-    Output, PathSettings, Result, Selection, Settings, Weights,
-    reference::{Forward, Layer, TwoLevels, path_gates},
+    Element, Output, PathSettings, Result, Selection, Settings, Values, Weights,
+    reference::{BF16_UNIT, F16_UNIT, Forward, Layer, TwoLevels, path_gates, rounded_bound},
 };
 
 /// An evaluation may be this many times as far from the truth as plain f32 loops on the CPU are on the same input, by the
@@ -31,6 +31,8 @@ pub struct LayerTruth {
     plain: Layer<f32>,
     levels: TwoLevels,
     selection: Selection,
+    /// How y was stored.
+    stored: Element,
     worst: f64,
     fault: Option<String>,
     /// Squares of the error of y, of plain f32 loops' error, of the signal and of y, over what was routed.
@@ -58,6 +60,7 @@ impl LayerTruth {
             layer,
             levels: TwoLevels { count: None, paths: paths.map(|paths| (paths, per_token, choice.into())) },
             selection: settings.selection,
+            stored: Element::F32,
             worst: 0.0,
             fault: None,
             error: 0.0,
@@ -65,6 +68,21 @@ impl LayerTruth {
             signal: 0.0,
             size: 0.0,
         }
+    }
+
+    /// Of a layer whose y was stored in this type: its elements may be off by half a ULP more, and what plain f32 loops compute is rounded
+    /// as well.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Element, check::LayerTruth};
+    /// # fn truth(truth: LayerTruth) -> LayerTruth {
+    /// truth.stored(Element::BF16)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn stored(mut self, y: Element) -> Self {
+        self.stored = y;
+        self
     }
 
     /// Adds the output for x (f32 `[…, in]`), with or without lengths.
@@ -145,6 +163,16 @@ impl LayerTruth {
             gates.extend(judged.gates);
             of_gates.extend(judged.of_gates);
         }
+        let unit = match self.stored {
+            Element::F16 => Some(F16_UNIT),
+            Element::BF16 => Some(BF16_UNIT),
+            Element::F32 | Element::U32 => None,
+        };
+        if let Some(unit) = unit {
+            // Where nothing was routed y is 0.
+            let elements = bound.iter_mut().zip(&expected).filter(|(bound, _)| **bound > 0.0);
+            elements.for_each(|(bound, &y)| *bound = rounded_bound(y, *bound, unit));
+        }
         for (name, result, truth, bound) in [
             ("y", &output.y, &expected, &bound),
             ("w", &output.w, &truth.w, &of_w),
@@ -166,7 +194,7 @@ impl LayerTruth {
     /// A row's share of the error, of plain f32 loops' and of the signal, which is what y has beside d.
     fn count(&mut self, y: &[f32], plain: &[f32], truth: &[f64], d: &[f64]) {
         self.error += distance(y, truth);
-        self.yardstick += distance(plain, truth);
+        self.yardstick += distance(&Values::rounded(plain, self.stored).to_f32(), truth);
         self.signal += truth.iter().zip(d).map(|(y, d)| (y - d).powi(2)).sum::<f64>();
         self.size += truth.iter().map(|y| y.powi(2)).sum::<f64>();
     }

@@ -1,10 +1,9 @@
 //! The attention logit of each token. Shader: `shaders/attend.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
-    bias::{self, BIAS},
+    Factor, Kernel, Slot, check_factors, factor_accesses, factor_types, factor_variants,
     lanes::{self, By, Kind, Lanes},
-    load_accesses, params, shader_u32,
+    optional, params, shader_u32,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
 
@@ -17,24 +16,15 @@ pub const ATTEND: Kernel = Kernel {
     name: "attend",
     source: include_str!("../../shaders/attend.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), BIAS.slot(3), Slot::write(4, "logits")],
+    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), Slot::read(3, "bias"), Slot::write(4, "logits")],
     variants: || {
         let mut variants = Vec::new();
         for (kind, _, lanes, each) in SHAPES {
             let wide = *kind == Kind::Software;
             for each in [rows_each(*lanes, *each, 1), *each] {
-                for element in WEIGHT_ELEMENTS {
-                    for x in load_accesses(Element::F32, wide) {
-                        for v in load_accesses(*element, wide) {
-                            let variant = lanes
-                                .define(Variant::default())
-                                .number("EACH", each)
-                                .word("x_TYPE", "f32")
-                                .word("x_ACCESS", x)
-                                .word("v_TYPE", element.name())
-                                .word("v_ACCESS", v);
-                            variants.extend(BIAS.variants(&variant));
-                        }
+                for [x, v] in factor_types() {
+                    for accesses in factor_variants(x, v, wide) {
+                        variants.push(variant(*lanes, each, [x, v], accesses));
                     }
                 }
             }
@@ -71,6 +61,16 @@ const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), 1),
 ];
 
+fn variant(lanes: Lanes, each: u32, [x, v]: [Element; 2], [x_access, v_access]: [&'static str; 2]) -> Variant {
+    lanes
+        .define(Variant::default())
+        .number("EACH", each)
+        .word("x_TYPE", x.name())
+        .word("x_ACCESS", x_access)
+        .word("v_TYPE", v.name())
+        .word("v_ACCESS", v_access)
+}
+
 /// The rows of an invocation: one where there are fewer than it would have. Which lanes add which quads stays the same.
 fn rows_each(lanes: Lanes, each: u32, rows: u64) -> u32 {
     if lanes.by == By::Subgroup && rows < u64::from(each) { 1 } else { each }
@@ -80,12 +80,12 @@ fn rows_each(lanes: Lanes, each: u32, rows: u64) -> u32 {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `x` | `[…, K]` | f32 |
+/// | `x` | `[…, K]` | f32, f16, bf16 |
 /// | `v` | `[K]`, or `[1, K]` as `nn.Linear` stores it | f32, f16, bf16 |
 /// | `bias` | `[1]` | f32, f16, bf16 |
 /// | `logits` | x's leading dimensions, with or without a last one of 1 | f32 |
 ///
-/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|x||v| + |bias|).
+/// Of `x` and `v` one is f32, or both are of the same type. |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|x||v| + |bias|).
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Attend};
@@ -158,7 +158,7 @@ impl<'a> Attend<'a> {
         let (lanes, each) = lanes::choose(gpu, SHAPES, depth);
         let each = rows_each(lanes, each, rows);
         let limit = gpu.unaligned_limit();
-        let row_bytes = (depth * 4).max(4);
+        let row_bytes = (depth * self.x.element().bytes() as u64).max(4);
         if row_bytes > limit {
             return Err(Error::Limit {
                 operation: NAME,
@@ -174,33 +174,31 @@ impl<'a> Attend<'a> {
             let mut x = self.x.bind(gpu, NAME, "x", first * depth, count * depth)?;
             let mut v = self.v.bind(gpu, NAME, "v", 0, depth)?;
             let logits = self.logits.bind(gpu, NAME, "logits", first, count)?;
-            let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), 0, 1)?;
+            let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), 0, 1)?;
             let params = Params {
                 rows: shader_u32(NAME, "rows", count)?,
                 depth: shader_u32(NAME, "depth", depth)?,
                 x_first: x.first,
                 v_first: v.first,
-                bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
+                bias_at,
                 logits_first: logits.first,
                 ..Params::default()
             };
-            let variant = lanes
-                .define(Variant::default())
-                .number("EACH", each)
-                .word("x_TYPE", self.x.element().name())
-                .word("x_ACCESS", x.load_access(gpu, self.x.element(), &[depth]))
-                .word("v_TYPE", self.v.element().name())
-                .word("v_ACCESS", v.load_access(gpu, self.v.element(), &[depth]));
-            let variant = BIAS.define(variant, self.bias.as_ref());
-            let mut operands = vec![("x", &x), ("v", &v), ("logits", &logits)];
-            operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
+            let elements = [self.x.element(), self.v.element()];
+            let accesses = factor_accesses(
+                gpu,
+                [
+                    Factor { bound: &mut x, element: elements[0], strides: &[depth] },
+                    Factor { bound: &mut v, element: elements[1], strides: &[depth] },
+                ],
+            );
             plan.push(Step::new(
                 gpu,
                 &ATTEND,
-                variant,
+                variant(lanes, each, elements, accesses),
                 format!("{NAME} {count}x{depth}"),
                 bytemuck::bytes_of(&params),
-                &operands,
+                &[("x", &x), ("v", &v), ("bias", &bias), ("logits", &logits)],
                 count.div_ceil(u64::from(lanes.rows * each)),
             )?);
             first += count;
@@ -220,10 +218,9 @@ impl<'a> Attend<'a> {
         if logits != leading && logits != [leading, &[1]].concat() {
             return Err(Error::shape(NAME, format!("logits are {logits:?}, x {x:?} gives {leading:?}")));
         }
-        self.x.check_element(NAME, "x", &[Element::F32])?;
-        self.v.check_element(NAME, "v", WEIGHT_ELEMENTS)?;
+        check_factors(NAME, [("x", &self.x), ("v", &self.v)])?;
         self.logits.check_element(NAME, "logits", &[Element::F32])?;
-        BIAS.check(NAME, self.bias.as_ref(), 1, &self.logits)?;
+        optional::check(NAME, "bias", self.bias.as_ref(), &[1], &self.logits)?;
         for (name, tensor) in [("x", &self.x), ("v", &self.v)] {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.logits)?;

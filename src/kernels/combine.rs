@@ -1,6 +1,9 @@
 //! The gate-weighted sum of gathered rows, scattered back. Shader: `shaders/combine.wgsl`.
 
-use super::{Kernel, STORE_ACCESSES, Slot, lanes::Kind, load_accesses, params, shader_u32, store_access};
+use super::{
+    FLOATS, Kernel, STORE_ACCESSES, Slot, check_output, in_quads, lanes::Kind, load_accesses, optional, params, reduce,
+    shader_u32, store_access, whole_words,
+};
 use crate::{
     Element, Error, Gpu, Plan, Result, Step, Tensor,
     shader::Variant,
@@ -20,7 +23,7 @@ pub const COMBINE: Kernel = Kernel {
         Slot::read(1, "rows").when("STAGE == combine"),
         Slot::read(2, "positions").when("STAGE == combine"),
         Slot::read(3, "gates").when("GATED"),
-        Slot::read(4, "plus").when("ADDED"),
+        Slot::read(4, "plus"),
         Slot::read(5, "targets").when("TARGETED"),
         Slot::write(6, "y"),
     ],
@@ -28,18 +31,18 @@ pub const COMBINE: Kernel = Kernel {
         let mut variants = Vec::new();
         for y in STORE_ACCESSES {
             for alone in [false, true] {
-                for rows in load_accesses(Element::F32, alone) {
-                    for flags in 0..8 {
-                        let (gated, added, targeted) = (flags & 1 == 1, flags & 2 == 2, flags & 4 == 4);
-                        variants.push(variant(Rows { alone, access: rows, moved: false }, y, gated, added, targeted));
-                        if !gated && !added {
-                            let moved = Rows { alone, access: rows, moved: true };
-                            variants.push(variant(moved, y, false, false, targeted));
+                for element in FLOATS {
+                    for access in load_accesses(*element, alone) {
+                        for targeted in [false, true] {
+                            for (moved, gated) in [(false, false), (false, true), (true, false)] {
+                                let rows = Rows { alone, element: *element, access, moved };
+                                variants.push(variant(rows, y, gated, targeted));
+                            }
                         }
                     }
                 }
             }
-            variants.extend([false, true].map(|skipping| fill(y, skipping)));
+            variants.push(fill(y));
         }
         variants
     },
@@ -57,12 +60,12 @@ params! {
         rows_first,
         positions_first,
         gates_first,
-        plus_first,
+        plus_at,
         targets_first,
         y_first,
+        y_kind,
         unused_0,
         unused_1,
-        unused_2,
     }
 }
 
@@ -83,37 +86,33 @@ const MOST_SLOTS: u64 = 60_000;
 #[derive(Debug, Clone, Copy)]
 struct Rows {
     alone: bool,
+    element: Element,
     access: &'static str,
     moved: bool,
 }
 
-fn variant(rows: Rows, y: &'static str, gated: bool, added: bool, targeted: bool) -> Variant {
+fn variant(rows: Rows, y: &'static str, gated: bool, targeted: bool) -> Variant {
     Variant::default()
         .word("STAGE", "combine")
         .flag("ALONE", rows.alone)
         .number("LANES", if rows.alone { ALONE_LANES } else { LANES })
         .number("BLOCK", BLOCK)
-        .word("rows_TYPE", "f32")
+        .word("rows_TYPE", rows.element.name())
         .word("rows_ACCESS", rows.access)
         .flag("MOVED", rows.moved)
         .word("y_ACCESS", y)
-        .word("plus_TYPE", "f32")
-        .word("plus_ACCESS", y)
         .flag("GATED", gated)
-        .flag("ADDED", added)
         .flag("TARGETED", targeted)
 }
 
-fn fill(y: &'static str, skipping: bool) -> Variant {
+fn fill(y: &'static str) -> Variant {
     Variant::default()
         .word("STAGE", "fill")
         .flag("ALONE", false)
         .number("LANES", LANES)
         .word("y_ACCESS", y)
-        .word("plus_TYPE", "f32")
-        .word("plus_ACCESS", y)
+        .flag("MOVED", false)
         .flag("GATED", false)
-        .flag("ADDED", skipping)
         .flag("TARGETED", false)
 }
 
@@ -121,18 +120,19 @@ fn fill(y: &'static str, skipping: bool) -> Variant {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `rows` | `[.., N, O]` | f32 |
+/// | `rows` | `[.., N, O]` | f32, f16, bf16 |
 /// | `positions` | `[.., T, e]`, as [`Dispatch`](super::Dispatch) gives them | u32 |
 /// | `gates` | `[.., T, e]` | f32 |
-/// | `plus` | `[.., T, O]` | f32 |
+/// | `plus` | `[.., T, O]` | f32, f16, bf16 |
 /// | `targets` | `[.., T]` | u32 |
-/// | `skip` | `[.., S, O]` | f32 |
-/// | `y` | `[.., T, O]`; with `targets` `[.., S, O]` | f32 |
+/// | `skip` | `[.., S, O]` | f32, f16, bf16 |
+/// | `y` | `[.., T, O]`; with `targets` `[.., S, O]` | f32, f16, bf16 |
 ///
 /// `y[t] = Σ_j gate[t, j] · rows[positions[t, j]] + plus[t]`, added in the order of j; a position of N or more, such as
 /// `u32::MAX`, adds nothing, whatever its gate. Dimensions before the last two are batches, the same in all tensors;
 /// positions and targets count within their batch. A result may have 60 000 slots. |ŷ − y| ≤ (e + 2)·2⁻²⁴·(Σ|gate||row| +
-/// |plus|); with one slot, no gates and no `plus` rows are copied as they are.
+/// |plus|), and half a ULP of a `y` of 16 bits, which starts at a multiple of 4 bytes; with one slot, no gates and no `plus` rows are
+/// copied as they are, where `y` is of their type.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Combine};
@@ -263,6 +263,11 @@ impl<'a> Combine<'a> {
         if shape.columns == 0 {
             return Ok(plan);
         }
+        if !whole_words(self.y.element(), elements(NAME, self.y.shape())? / shape.columns, shape.columns) {
+            let sums = reduce::Sums::new(gpu, &self.y)?;
+            let plan = Combine { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
+            return sums.round(gpu, plan, &self.y);
+        }
         let limit = gpu.unaligned_limit();
         let row = 4 * shape.columns.max(shape.slots);
         if row > limit {
@@ -286,23 +291,22 @@ impl<'a> Combine<'a> {
     fn fill(&self, gpu: &Gpu, shape: &Shape, first: u64, count: u64) -> Result<Step> {
         let columns = shape.columns;
         let y = self.y.bind(gpu, NAME, "y", first * columns, count * columns)?;
-        let skip = part_of(gpu, self.skip.as_ref(), "skip", first * columns, count * columns)?;
+        let (plus_at, skip) = optional::bind(gpu, NAME, "skip", self.skip.as_ref(), first * columns, count * columns)?;
         let params = Params {
             results: shader_u32(NAME, "rows of y", count)?,
             columns: shader_u32(NAME, "columns", columns)?,
-            plus_first: skip.as_ref().map_or(0, |skip| skip.first),
+            plus_at,
             y_first: y.first,
+            y_kind: optional::kind(self.y.element()),
             ..Params::default()
         };
-        let mut operands = vec![("y", &y)];
-        operands.extend(skip.as_ref().map(|skip| ("plus", skip)));
         Step::new(
             gpu,
             &COMBINE,
-            fill(common_access(&y, skip.as_ref(), columns), skip.is_some()),
+            fill(store_access(&y, self.y.element(), &[columns])),
             format!("{NAME} fill {count}x{columns}"),
             bytemuck::bytes_of(&params),
-            &operands,
+            &[("plus", &skip), ("y", &y)],
             (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)),
         )
     }
@@ -313,7 +317,7 @@ impl<'a> Combine<'a> {
         let mut rows = self.rows.bind(gpu, NAME, "rows", 0, batches * shape.rows * columns)?;
         let positions = self.positions.bind(gpu, NAME, "positions", first * slots, count * slots)?;
         let gates = part_of(gpu, self.gates.as_ref(), "gates", first * slots, count * slots)?;
-        let plus = part_of(gpu, self.plus.as_ref(), "plus", first * columns, count * columns)?;
+        let (plus_at, plus) = optional::bind(gpu, NAME, "plus", self.plus.as_ref(), first * columns, count * columns)?;
         let targets = part_of(gpu, self.targets.as_ref(), "targets", first, count)?;
         let y = match &targets {
             Some(_) => self.y.bind(gpu, NAME, "y", 0, batches * shape.targets * columns)?,
@@ -332,25 +336,29 @@ impl<'a> Combine<'a> {
             rows_first: rows.first,
             positions_first: positions.first,
             gates_first: start(gates.as_ref()),
-            plus_first: start(plus.as_ref()),
+            plus_at,
             targets_first: start(targets.as_ref()),
             y_first: y.first,
+            y_kind: optional::kind(self.y.element()),
             ..Params::default()
         };
         let blocks = columns.div_ceil(u64::from(4 * ALONE_LANES * BLOCK));
         let alone = Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_SLOTS;
-        let access =
-            if alone { rows.load_access(gpu, Element::F32, &[columns]) } else { store_access(&rows, &[columns]) };
-        let moved = slots == 1 && gates.is_none() && plus.is_none();
+        let element = self.rows.element();
+        let access = match alone {
+            true => rows.load_access(gpu, element, &[columns]),
+            false if in_quads(&rows, &[columns]) => "quads",
+            false => "elements",
+        };
+        let moved = slots == 1 && gates.is_none() && self.plus.is_none();
         let variant = variant(
-            Rows { alone, access, moved },
-            common_access(&y, plus.as_ref(), columns),
+            Rows { alone, element, access, moved },
+            store_access(&y, self.y.element(), &[columns]),
             gates.is_some(),
-            plus.is_some(),
             targets.is_some(),
         );
-        let mut operands = vec![("rows", &rows), ("positions", &positions), ("y", &y)];
-        for (name, bound) in [("gates", &gates), ("plus", &plus), ("targets", &targets)] {
+        let mut operands = vec![("rows", &rows), ("positions", &positions), ("plus", &plus), ("y", &y)];
+        for (name, bound) in [("gates", &gates), ("targets", &targets)] {
             operands.extend(bound.as_ref().map(|bound| (name, bound)));
         }
         let groups = if alone { count } else { (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)) };
@@ -399,25 +407,24 @@ impl<'a> Combine<'a> {
             return Err(Error::shape(NAME, "skip needs targets: without them every row of y is a result"));
         }
         let optional = [
-            ("gates", &self.gates, vec![results, *slots], Element::F32),
-            ("plus", &self.plus, vec![results, *columns], Element::F32),
-            ("targets", &self.targets, vec![results], Element::U32),
-            ("skip", &self.skip, vec![targets, *columns], Element::F32),
+            ("gates", &self.gates, vec![results, *slots], &[Element::F32][..]),
+            ("plus", &self.plus, vec![results, *columns], FLOATS),
+            ("targets", &self.targets, vec![results], &[Element::U32]),
+            ("skip", &self.skip, vec![targets, *columns], FLOATS),
         ];
-        let mut inputs = vec![("rows", &self.rows, Element::F32), ("positions", &self.positions, Element::U32)];
-        for (name, tensor, last, element) in optional {
+        let mut inputs = vec![("rows", &self.rows, FLOATS), ("positions", &self.positions, &[Element::U32])];
+        for (name, tensor, last, allowed) in optional {
             if let Some(tensor) = tensor {
                 expect(name, tensor.shape(), &last)?;
-                inputs.push((name, tensor, element));
+                inputs.push((name, tensor, allowed));
             }
         }
-        for (name, tensor, element) in inputs {
-            tensor.check_element(NAME, name, &[element])?;
+        for (name, tensor, allowed) in inputs {
+            tensor.check_element(NAME, name, allowed)?;
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.y)?;
         }
-        self.y.check_element(NAME, "y", &[Element::F32])?;
-        self.y.check(NAME, "y")?;
+        check_output(NAME, "y", &self.y)?;
         Ok(Shape {
             batches: elements(NAME, lead)?,
             rows: *n as u64,
@@ -438,12 +445,4 @@ fn part_of<'a>(
     count: u64,
 ) -> Result<Option<Bound<'a>>> {
     tensor.map(|tensor| tensor.bind(gpu, NAME, name, first, count)).transpose()
-}
-
-/// How y is written and what is added to it is read: in quads where both can be.
-fn common_access(y: &Bound<'_>, added: Option<&Bound<'_>>, columns: u64) -> &'static str {
-    match added.map(|added| store_access(added, &[columns])) {
-        Some("elements") => "elements",
-        _ => store_access(y, &[columns]),
-    }
 }

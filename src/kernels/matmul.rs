@@ -1,10 +1,8 @@
 //! C = A·B + bias and C = A·Bᵀ + bias. Shader: `shaders/matmul.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
-    bias::{self, BIAS},
-    params,
-    reduce::Reduce,
+    Kernel, Slot, check_factors, check_output, optional, params,
+    reduce::{self, Reduce},
     tile::{self, Multiplication, Product, Tile},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::elements};
@@ -18,16 +16,16 @@ pub const MATMUL: Kernel = Kernel {
     name: "matmul",
     source: include_str!("../../shaders/matmul.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), BIAS.slot(3), Slot::write(4, "c")],
-    variants: || tile::variants().iter().flat_map(|product| BIAS.variants(product)).collect(),
+    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), Slot::read(3, "bias"), Slot::write(4, "c")],
+    variants: tile::variants,
 };
 
 params! {
     struct Params embeds product: Product {
         bias_at,
+        c_kind,
         unused_0,
         unused_1,
-        unused_2,
     }
 }
 
@@ -35,13 +33,15 @@ params! {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `a` | `[…, M, K]` | f32 |
+/// | `a` | `[…, M, K]` | f32, f16, bf16 |
 /// | `b` | `[K, N]`, or `[N, K]` transposed, for all batches; or one for each: `[…, K, N]` with a's leading dimensions | f32, f16, bf16 |
 /// | `bias` | `[N]` | f32, f16, bf16 |
-/// | `c` | `[…, M, N]` | f32 |
+/// | `c` | `[…, M, N]` | f32, f16, bf16 |
 ///
+/// Of `a` and `b` one is f32, or both are of the same type. A `c` of 16 bits starts at a multiple of 4 bytes.
 /// No dimension is too small (K = 0 gives the bias) or too large: what exceeds a binding or a dispatch is split.
-/// Sums are f32: |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|).
+/// Sums are f32: |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|). Finished, they are rounded once to c's type, to nearest even: by
+/// u·|ĉ| more, u = 2⁻¹¹ for f16 (2⁻²⁵ at least), 2⁻⁸ for bf16.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Matmul};
@@ -101,15 +101,15 @@ impl Multiplication<'_> {
         let c = Tensor::f32(&scratch, &shape);
         let in_parts = Multiplication { c: &c, ..*self };
         let piece = in_parts.part_piece(gpu, tile, parts, depth)?;
-        let variant = BIAS.define(piece.define(self, tile), None);
-        let params = Params { product: piece.product, ..Params::default() };
+        let (bias_at, bias) = optional::bind(gpu, self.operation, "bias", None, 0, 0)?;
+        let params = Params { product: piece.product, bias_at, ..Params::default() };
         let step = Step::new(
             gpu,
             &MATMUL,
-            variant,
+            piece.define(self, tile),
             format!("{} {}x{}x{} in {parts} parts", self.operation, self.rows, self.columns, self.depth),
             bytemuck::bytes_of(&params),
-            &[("a", &piece.a), ("b", &piece.b), ("c", &piece.c)],
+            &[("a", &piece.a), ("b", &piece.b), ("bias", &bias), ("c", &piece.c)],
             piece.workgroups,
         )?;
         Ok(Some(Parts { step, scratch, shape }))
@@ -200,23 +200,22 @@ impl<'a> Matmul<'a> {
             parts.finish(&mut plan, reduce);
             return Ok(plan);
         }
+        if !multiplication.writes_c(gpu, tile)? {
+            let sums = reduce::Sums::new(gpu, &self.c)?;
+            let plan = Matmul { c: sums.tensor(), ..self.clone() }.plan(gpu)?;
+            return sums.round(gpu, plan, &self.c);
+        }
         for piece in multiplication.pieces(gpu, tile)? {
-            let variant = BIAS.define(piece.define(&multiplication, tile), self.bias.as_ref());
-            let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), piece.column, piece.columns)?;
-            let params = Params {
-                product: piece.product,
-                bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
-                ..Params::default()
-            };
-            let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("c", &piece.c)];
-            operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
+            let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), piece.column, piece.columns)?;
+            let c_kind = optional::kind(self.c.element());
+            let params = Params { product: piece.product, bias_at, c_kind, ..Params::default() };
             plan.push(Step::new(
                 gpu,
                 &MATMUL,
-                variant,
+                piece.define(&multiplication, tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
-                &operands,
+                &[("a", &piece.a), ("b", &piece.b), ("bias", &bias), ("c", &piece.c)],
                 piece.workgroups,
             )?);
         }
@@ -240,15 +239,13 @@ impl<'a> Matmul<'a> {
         if c != wanted {
             return Err(Error::shape(NAME, format!("c is {c:?}, a {a:?} times b as {layout} {b:?} gives {wanted:?}")));
         }
-        self.a.check_element(NAME, "a", &[Element::F32])?;
-        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
-        self.c.check_element(NAME, "c", &[Element::F32])?;
-        BIAS.check(NAME, self.bias.as_ref(), *columns, &self.c)?;
+        check_factors(NAME, [("a", &self.a), ("b", &self.b)])?;
+        optional::check(NAME, "bias", self.bias.as_ref(), &[*columns], &self.c)?;
         for (name, tensor) in [("a", &self.a), ("b", &self.b)] {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.c)?;
         }
-        self.c.check(NAME, "c")?;
+        check_output(NAME, "c", &self.c)?;
         let batches = elements(NAME, a_batch)?;
         let b_batched = !b_batch.is_empty();
         // One B for all batches: their rows are the rows of one product.

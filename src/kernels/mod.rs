@@ -1,16 +1,16 @@
 //! The kernels, each one file here and one of the same name in `shaders/`.
 //!
-//! A kernel's builder takes the caller's [`Tensor`](crate::Tensor)s, checks everything, and gives a
+//! A kernel's builder takes the caller's [`Tensor`]s, checks everything, and gives a
 //! [`Plan`](crate::Plan): usually one dispatch, more where a tensor is larger than a binding may be or a sum is too deep
 //! for one.
 
 mod attend;
-mod bias;
 mod choice;
 mod combine;
 mod dispatch;
 mod lanes;
 mod matmul;
+mod optional;
 mod path_load;
 mod path_matmul;
 mod reduce;
@@ -37,7 +37,7 @@ pub use tile::Tile;
 pub use tuning::Tuning;
 
 use crate::{
-    Element, Error, Gpu, Result,
+    Element, Error, Gpu, Result, Tensor,
     shader::{Variant, assemble},
     tensor::Bound,
 };
@@ -246,20 +246,55 @@ impl Bound<'_> {
     /// How shaders read it: OPERAND_ACCESS of `shaders/lib/load.wgsl`. Its rows have these strides and lengths. Reading in words
     /// of 64 bits may make the binding 4 bytes longer, so that its last word is whole.
     fn load_access(&mut self, gpu: &Gpu, element: Element, strides: &[u64]) -> &'static str {
-        let quads = in_quads(self, strides);
-        if !gpu.wide_words() || (!quads && element != Element::F32) {
-            return if quads { "quads" } else { "elements" };
+        match (in_quads(self, strides), gpu.wide_words()) {
+            (true, true) => "wide_quads",
+            (true, false) => "quads",
+            (false, true) if element == Element::F32 && self.can_be_wide(gpu) => {
+                self.size = self.size.next_multiple_of(8);
+                "wide_pairs"
+            }
+            (false, _) => "elements",
         }
-        if quads {
-            return "wide_quads";
-        }
-        let whole = self.size.next_multiple_of(8);
-        if self.offset + whole > self.buffer.size() || whole > gpu.binding_limit() {
-            return "elements";
-        }
-        self.size = whole;
-        "wide_pairs"
     }
+
+    /// Whether there is room for its last word of 64 bits to be whole.
+    fn can_be_wide(&self, gpu: &Gpu) -> bool {
+        let whole = self.size.next_multiple_of(8);
+        self.offset + whole <= self.buffer.size() && whole <= gpu.binding_limit()
+    }
+}
+
+/// An operand of a product: where it is, its type, and the strides and lengths of its rows.
+struct Factor<'a, 'b> {
+    bound: &'a mut Bound<'b>,
+    element: Element,
+    strides: &'a [u64],
+}
+
+/// How shaders read two operands that they multiply with each other, which halves the variants: in quads where both can be, else
+/// neither.
+fn factor_accesses(gpu: &Gpu, [a, b]: [Factor<'_, '_>; 2]) -> [&'static str; 2] {
+    let mut factors = [a, b];
+    let quads = factors.iter().all(|factor| in_quads(factor.bound, factor.strides));
+    let wide = |factor: &Factor<'_, '_>| factor.element != Element::F32 || factor.bound.can_be_wide(gpu);
+    if !quads && !factors.iter().all(wide) {
+        return ["elements"; 2];
+    }
+    factors.each_mut().map(|factor| {
+        // A stride of 1 keeps an operand that could be read in quads from it.
+        factor.bound.load_access(gpu, factor.element, if quads { factor.strides } else { &[1] })
+    })
+}
+
+/// The accesses that [`factor_accesses`] can give.
+fn factor_variants(a: Element, b: Element, wide: bool) -> Vec<[&'static str; 2]> {
+    let mut accesses = vec![["quads"; 2], ["elements"; 2]];
+    if wide {
+        let unaligned = |element| if element == Element::F32 { "wide_pairs" } else { "elements" };
+        accesses.push(["wide_quads"; 2]);
+        accesses.push([unaligned(a), unaligned(b)]);
+    }
+    accesses
 }
 
 /// The accesses that [`Bound::load_access`] can give.
@@ -274,12 +309,59 @@ fn load_accesses(element: Element, wide: bool) -> Vec<&'static str> {
     accesses
 }
 
-/// How shaders write it: OPERAND_ACCESS of `shaders/lib/store.wgsl`.
-fn store_access(bound: &Bound<'_>, strides: &[u64]) -> &'static str {
-    if in_quads(bound, strides) { "quads" } else { "elements" }
+/// How shaders write it: OPERAND_ACCESS of `shaders/lib/store.wgsl`. One of 16 bits has passed [`whole_words`].
+fn store_access(bound: &Bound<'_>, element: Element, strides: &[u64]) -> &'static str {
+    match element.bytes() {
+        2 => "words",
+        _ if in_quads(bound, strides) => "quads",
+        _ => "elements",
+    }
 }
 
-const STORE_ACCESSES: [&str; 2] = ["quads", "elements"];
+/// Those of f32, and of all types.
+const F32_STORE_ACCESSES: &[&str] = &["quads", "elements"];
+const STORE_ACCESSES: &[&str] = &["quads", "elements", "words"];
 
-/// The element types that weights may be stored in.
-const WEIGHT_ELEMENTS: &[Element] = &[Element::F32, Element::F16, Element::BF16];
+/// The element types that weights and activations may be stored in.
+const FLOATS: &[Element] = &[Element::F32, Element::F16, Element::BF16];
+
+/// Checks an output that may be of any float type. One of 16 bits is written in words of 32, and nobody else may own half of its
+/// first.
+fn check_output(operation: &'static str, name: &str, tensor: &Tensor<'_>) -> Result<()> {
+    tensor.check_element(operation, name, FLOATS)?;
+    tensor.check(operation, name)?;
+    if !tensor.byte_offset().is_multiple_of(4) {
+        let (element, start) = (tensor.element(), tensor.byte_offset());
+        let needs = "an output of 16 bits starts at a multiple of 4 bytes";
+        return Err(Error::buffer(operation, format!("{name} is {element} and starts at byte {start}; {needs}")));
+    }
+    Ok(())
+}
+
+/// Whether an output can be written as it is computed: each of its rows starts at a whole word.
+fn whole_words(element: Element, rows: u64, columns: u64) -> bool {
+    element.bytes() == 4 || columns.is_multiple_of(2) || rows < 2
+}
+
+/// Whether operands of these types can be multiplied with each other: a kernel for each pair would be many.
+fn go_together(a: Element, b: Element) -> bool {
+    a == b || a == Element::F32 || b == Element::F32
+}
+
+/// The pairs of float types that go together.
+fn factor_types() -> impl Iterator<Item = [Element; 2]> {
+    let pairs = FLOATS.iter().flat_map(|&a| FLOATS.iter().map(move |&b| [a, b]));
+    pairs.filter(|&[a, b]| go_together(a, b))
+}
+
+/// Checks the types of two operands that are multiplied with each other.
+fn check_factors(operation: &'static str, [a, b]: [(&str, &Tensor<'_>); 2]) -> Result<()> {
+    for (name, tensor) in [a, b] {
+        tensor.check_element(operation, name, FLOATS)?;
+    }
+    if go_together(a.1.element(), b.1.element()) {
+        return Ok(());
+    }
+    let types = format!("{} is {}, {} is {}", a.0, a.1.element(), b.0, b.1.element());
+    Err(Error::element(operation, format!("{types}: one must be f32, or both the same")))
+}

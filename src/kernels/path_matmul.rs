@@ -1,10 +1,9 @@
 //! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
 
 use super::{
-    Kernel, STORE_ACCESSES, Slot, WEIGHT_ELEMENTS,
-    bias::{self, BIAS},
-    params, shader_u32, store_access,
+    Factor, Kernel, Slot, check_factors, check_output, factor_accesses, optional, params, shader_u32, store_access,
     tile::{self, Product, Tile},
+    whole_words,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
 
@@ -22,26 +21,11 @@ pub const PATH_MATMUL: Kernel = Kernel {
         Slot::read(2, "b"),
         Slot::read(3, "offsets"),
         Slot::read(4, "order").when("A_GATHERED"),
-        BIAS.slot(5),
-        Slot::read(6, "s").when("SWISH"),
+        Slot::read(5, "bias"),
+        Slot::read(6, "s"),
         Slot::write(7, "c"),
     ],
-    variants: || {
-        let mut variants = Vec::new();
-        for product in tile::path_variants() {
-            for biased in BIAS.variants(&product) {
-                variants.push(biased.clone().flag("SWISH", false));
-                // S is read as C is written: they have the same rows.
-                for access in STORE_ACCESSES
-                    .into_iter()
-                    .filter(|access| biased.holds(&format!("c_ACCESS == {access}")) == Ok(true))
-                {
-                    variants.push(biased.clone().flag("SWISH", true).word("s_TYPE", "f32").word("s_ACCESS", access));
-                }
-            }
-        }
-        variants
-    },
+    variants: tile::path_variants,
 };
 
 params! {
@@ -52,8 +36,8 @@ params! {
         offsets_first,
         order_first,
         bias_at,
-        s_first,
-        unused,
+        s_at,
+        c_kind,
     }
 }
 
@@ -62,16 +46,18 @@ params! {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `a` | `[N, K]` | f32 |
+/// | `a` | `[N, K]` | f32, f16, bf16 |
 /// | `b` | `[P, O, K]`: for each path what `nn.Linear` stores | f32, f16, bf16 |
 /// | `offsets` | `[P + 1]`, ascending, the last at most `rows` | u32 |
 /// | `order` | `[rows]`: row r of c comes from row `order[r] / divisor` of a; without it from row r | u32 |
 /// | `bias` | `[P, O]` | f32, f16, bf16 |
-/// | `s`, `c` | `[rows, O]` | f32 |
+/// | `s`, `c` | `[rows, O]` | f32, f16, bf16 |
 ///
+/// Of `a` and `b` one is f32, or both are of the same type. A `c` of 16 bits starts at a multiple of 4 bytes and has an even O.
 /// `offsets` and `order` are what [`Dispatch`](super::Dispatch) makes; the host never sees them. Rows of `c` from the last offset on
 /// are left as they are. A path without rows costs nothing but the workgroups that find nothing to do.
-/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|), times |silu(s)| and with K + 19 + 4|s| for K + 2 where there is an `s`.
+/// |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|), times |silu(s)| and with K + 19 + 4|s| for K + 2 where there is an `s`; and
+/// half a ULP of a `c` of 16 bits.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::PathMatmul};
@@ -243,8 +229,8 @@ impl<'a> PathMatmul<'a> {
         let mut b = self.b.bind(gpu, NAME, "b", first * columns * depth, paths * columns * depth)?;
         let offsets = self.offsets.bind(gpu, NAME, "offsets", first, paths + 1)?;
         let order = self.order.as_ref().map(|order| order.bind(gpu, NAME, "order", 0, rows)).transpose()?;
-        let bias = BIAS.bind(gpu, NAME, self.bias.as_ref(), first * columns, paths * columns)?;
-        let s = self.s.as_ref().map(|s| s.bind(gpu, NAME, "s", 0, rows * columns)).transpose()?;
+        let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), first * columns, paths * columns)?;
+        let (s_at, s) = optional::bind(gpu, NAME, "s", self.s.as_ref(), 0, rows * columns)?;
         let c = self.c.bind(gpu, NAME, "c", 0, rows * columns)?;
 
         let number = |what, count| shader_u32(NAME, what, count);
@@ -273,31 +259,28 @@ impl<'a> PathMatmul<'a> {
             by_rows: u32::from(by_rows),
             offsets_first: offsets.first,
             order_first: order.as_ref().map_or(0, |order| order.first),
-            bias_at: bias::at(self.bias.as_ref(), bias.as_ref()),
-            s_first: s.as_ref().map_or(0, |s| s.first),
-            unused: 0,
+            bias_at,
+            s_at,
+            c_kind: optional::kind(self.c.element()),
         };
-        let c_access = match &s {
-            Some(s) if store_access(s, &[columns]) == "elements" => "elements",
-            _ => store_access(&c, &[columns]),
-        };
+        let [a_access, b_access] = factor_accesses(
+            gpu,
+            [
+                Factor { bound: &mut a, element: self.a.element(), strides: &[depth] },
+                Factor { bound: &mut b, element: self.b.element(), strides: &[depth] },
+            ],
+        );
         let variant = tile
             .define(Variant::default(), true)
             .flag("B_TRANSPOSED", true)
             .flag("A_GATHERED", order.is_some())
-            .word("a_TYPE", "f32")
-            .word("a_ACCESS", a.load_access(gpu, Element::F32, &[depth]))
+            .word("a_TYPE", self.a.element().name())
+            .word("a_ACCESS", a_access)
             .word("b_TYPE", self.b.element().name())
-            .word("b_ACCESS", b.load_access(gpu, self.b.element(), &[depth]))
-            .word("c_ACCESS", c_access);
-        let mut variant = BIAS.define(variant, self.bias.as_ref()).flag("SWISH", s.is_some());
-        if s.is_some() {
-            variant = variant.word("s_TYPE", "f32").word("s_ACCESS", c_access);
-        }
-        let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("c", &c)];
+            .word("b_ACCESS", b_access)
+            .word("c_ACCESS", store_access(&c, self.c.element(), &[columns]));
+        let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("bias", &bias), ("s", &s), ("c", &c)];
         operands.extend(order.as_ref().map(|order| ("order", order)));
-        operands.extend(s.as_ref().map(|s| ("s", s)));
-        operands.extend(bias.as_ref().map(|(name, bound)| (*name, bound)));
         Step::new(
             gpu,
             &PATH_MATMUL,
@@ -324,10 +307,13 @@ impl<'a> PathMatmul<'a> {
             let wanted = [paths + 1];
             return Err(Error::shape(NAME, format!("offsets are {offsets:?}, b as [P, O, K] {b:?} needs {wanted:?}")));
         }
-        self.a.check_element(NAME, "a", &[Element::F32])?;
-        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
+        check_factors(NAME, [("a", &self.a), ("b", &self.b)])?;
         self.offsets.check_element(NAME, "offsets", &[Element::U32])?;
-        self.c.check_element(NAME, "c", &[Element::F32])?;
+        if !whole_words(self.c.element(), rows as u64, columns as u64) {
+            // Rows that are on no path stay as they are, so there is no rounding all of c at the end.
+            let c_element = self.c.element();
+            return Err(Error::shape(NAME, format!("c is {c:?} {c_element}: rows of 16 bits need an even length")));
+        }
         match &self.order {
             Some(order) => {
                 if order.shape() != [rows] || self.divisor == 0 {
@@ -344,26 +330,13 @@ impl<'a> PathMatmul<'a> {
             }
             None => {}
         }
-        if let Some(bias) = &self.bias {
-            let wanted = [paths, columns];
-            if bias.shape() != wanted {
-                return Err(Error::shape(NAME, format!("bias is {:?}, expected {wanted:?}", bias.shape())));
-            }
-            let flat = bias.clone().reshape(&[paths.saturating_mul(columns)]);
-            BIAS.check(NAME, Some(&flat), paths.saturating_mul(columns), &self.c)?;
-        }
-        if let Some(s) = &self.s {
-            if s.shape() != c {
-                return Err(Error::shape(NAME, format!("s is {:?}, c is {c:?}", s.shape())));
-            }
-            s.check_element(NAME, "s", &[Element::F32])?;
-        }
+        optional::check(NAME, "bias", self.bias.as_ref(), &[paths, columns], &self.c)?;
+        optional::check(NAME, "s", self.s.as_ref(), c, &self.c)?;
         let inputs = [
             ("a", Some(&self.a)),
             ("b", Some(&self.b)),
             ("offsets", Some(&self.offsets)),
             ("order", self.order.as_ref()),
-            ("s", self.s.as_ref()),
         ];
         for (name, tensor) in inputs {
             if let Some(tensor) = tensor {
@@ -371,7 +344,7 @@ impl<'a> PathMatmul<'a> {
                 tensor.check_apart(NAME, name, &self.c)?;
             }
         }
-        self.c.check(NAME, "c")?;
+        check_output(NAME, "c", &self.c)?;
         Ok(Geometry {
             sources: sources as u64,
             rows: rows as u64,

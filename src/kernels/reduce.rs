@@ -1,11 +1,13 @@
 //! The sum of a product's parts, with the epilogue of the routing step. Shader: `shaders/reduce.wgsl`.
 
 use super::{
-    Kernel, STORE_ACCESSES, Slot,
-    bias::{self, INNER, OUTER},
-    load_accesses, params, shader_u32, store_access,
+    Kernel, STORE_ACCESSES, Slot, check_output, load_accesses, optional, params, shader_u32, store_access, whole_words,
 };
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
+use crate::{
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
+    shader::Variant,
+    tensor::{Owned, elements},
+};
 
 /// The kernel behind [`Reduce`].
 ///
@@ -19,19 +21,15 @@ pub const REDUCE: Kernel = Kernel {
     slots: &[
         Slot::read(1, "p"),
         Slot::read(2, "w").when("WEIGHTED"),
-        INNER.slot(3),
-        OUTER.slot(4),
+        Slot::read(3, "inner"),
+        Slot::read(4, "outer"),
         Slot::write(5, "y"),
     ],
     variants: || {
         let mut variants = Vec::new();
         for p in load_accesses(Element::F32, true) {
             for y in STORE_ACCESSES {
-                for weighted in [false, true] {
-                    for inner in INNER.variants(&variant(p, y, weighted)) {
-                        variants.extend(OUTER.variants(&inner));
-                    }
-                }
+                variants.extend([false, true].map(|weighted| variant(p, y, weighted)));
             }
         }
         variants
@@ -48,6 +46,10 @@ params! {
         inner_at,
         outer_at,
         y_first,
+        y_kind,
+        unused_0,
+        unused_1,
+        unused_2,
     }
 }
 
@@ -71,10 +73,11 @@ fn variant(p: &'static str, y: &'static str, weighted: bool) -> Variant {
 /// | `p` | `[parts, N, O]` | f32 |
 /// | `w` | `[N]`, with or without a last dimension of 1 | f32 |
 /// | `inner`, `outer` | `[O]` | f32, f16, bf16 |
-/// | `y` | `[N, O]` | f32 |
+/// | `y` | `[N, O]` | f32, f16, bf16 |
 ///
 /// `p` and `y` must each fit a binding. Parts are added in order:
-/// |ŷ − y| ≤ |w|·(parts + 2)·2⁻²⁴·(Σ|p| + |inner|) + 2⁻²⁴·|outer|.
+/// |ŷ − y| ≤ |w|·(parts + 2)·2⁻²⁴·(Σ|p| + |inner|) + 2⁻²⁴·|outer|, and half a ULP of a `y` of 16 bits, which starts at a
+/// multiple of 4 bytes.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Reduce};
@@ -176,27 +179,32 @@ impl<'a> Reduce<'a> {
         if rows * columns == 0 {
             return Ok(plan);
         }
+        if !whole_words(self.y.element(), rows, columns) {
+            let sums = Sums::new(gpu, &self.y)?;
+            let plan = Reduce { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
+            return sums.round(gpu, plan, &self.y);
+        }
         let mut p = self.p.bind(gpu, NAME, "p", 0, parts * rows * columns)?;
         let y = self.y.bind(gpu, NAME, "y", 0, rows * columns)?;
         let w = self.w.as_ref().map(|w| w.bind(gpu, NAME, "w", 0, rows)).transpose()?;
-        let inner = INNER.bind(gpu, NAME, self.inner.as_ref(), 0, columns)?;
-        let outer = OUTER.bind(gpu, NAME, self.outer.as_ref(), 0, columns)?;
+        let (inner_at, inner) = optional::bind(gpu, NAME, "inner", self.inner.as_ref(), 0, columns)?;
+        let (outer_at, outer) = optional::bind(gpu, NAME, "outer", self.outer.as_ref(), 0, columns)?;
         let params = Params {
             parts: shader_u32(NAME, "parts", parts)?,
             rows: shader_u32(NAME, "rows", rows)?,
             columns: shader_u32(NAME, "columns", columns)?,
             p_first: p.first,
             w_first: w.as_ref().map_or(0, |w| w.first),
-            inner_at: bias::at(self.inner.as_ref(), inner.as_ref()),
-            outer_at: bias::at(self.outer.as_ref(), outer.as_ref()),
+            inner_at,
+            outer_at,
             y_first: y.first,
+            y_kind: optional::kind(self.y.element()),
+            ..Params::default()
         };
         let p_access = p.load_access(gpu, Element::F32, &[columns]);
-        let variant = variant(p_access, store_access(&y, &[columns]), w.is_some());
-        let variant = OUTER.define(INNER.define(variant, self.inner.as_ref()), self.outer.as_ref());
-        let mut operands = vec![("p", &p), ("y", &y)];
+        let variant = variant(p_access, store_access(&y, self.y.element(), &[columns]), w.is_some());
+        let mut operands = vec![("p", &p), ("inner", &inner), ("outer", &outer), ("y", &y)];
         operands.extend(w.as_ref().map(|w| ("w", w)));
-        operands.extend(inner.iter().chain(&outer).map(|(name, bound)| (*name, bound)));
         plan.push(Step::new(
             gpu,
             &REDUCE,
@@ -219,23 +227,52 @@ impl<'a> Reduce<'a> {
             return Err(Error::shape(NAME, format!("y is {y:?}, p {p:?} gives {:?}", [rows, columns])));
         }
         self.p.check_element(NAME, "p", &[Element::F32])?;
-        self.y.check_element(NAME, "y", &[Element::F32])?;
         if let Some(w) = &self.w {
             if w.shape() != [*rows] && w.shape() != [*rows, 1] {
                 return Err(Error::shape(NAME, format!("w is {:?}, expected {:?}", w.shape(), [rows])));
             }
             w.check_element(NAME, "w", &[Element::F32])?;
         }
-        INNER.check(NAME, self.inner.as_ref(), *columns, &self.y)?;
-        OUTER.check(NAME, self.outer.as_ref(), *columns, &self.y)?;
+        optional::check(NAME, "inner", self.inner.as_ref(), &[*columns], &self.y)?;
+        optional::check(NAME, "outer", self.outer.as_ref(), &[*columns], &self.y)?;
         for (name, tensor) in [("p", Some(&self.p)), ("w", self.w.as_ref())] {
             if let Some(tensor) = tensor {
                 tensor.check(NAME, name)?;
                 tensor.check_apart(NAME, name, &self.y)?;
             }
         }
-        self.y.check(NAME, "y")?;
+        check_output(NAME, "y", &self.y)?;
         elements(NAME, p)?;
         Ok([*parts as u64, *rows as u64, *columns as u64])
+    }
+}
+
+/// Finished sums, f32, of an output of 16 bits that cannot be written as it is computed, in its shape.
+pub(super) struct Sums(Owned);
+
+impl Sums {
+    pub fn new(gpu: &Gpu, output: &Tensor<'_>) -> Result<Self> {
+        Ok(Self(Owned::new(gpu, "sums to be rounded", Element::F32, output.shape())?))
+    }
+
+    pub fn tensor(&self) -> Tensor<'_> {
+        self.0.tensor()
+    }
+
+    /// Puts what rounds them behind the plan that computes them: sums of one part, all in one row, so that words are whole.
+    pub fn round(self, gpu: &Gpu, mut plan: Plan, output: &Tensor<'_>) -> Result<Plan> {
+        let count = elements(NAME, output.shape())?;
+        let each = gpu.unaligned_limit() / 16 * 4;
+        let mut first = 0;
+        while first < count {
+            let columns = each.min(count - first);
+            let (of_p, of_y) = ([1, 1, columns as usize], [1, columns as usize]);
+            let p = self.tensor().reshape(&of_p).offset(first * 4);
+            let y = output.clone().reshape(&of_y).offset(output.byte_offset() + first * 2);
+            plan.append(Reduce::new(p, y).plan(gpu)?);
+            first += columns;
+        }
+        plan.keep(self.0.buffer().clone());
+        Ok(plan)
     }
 }

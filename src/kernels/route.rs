@@ -1,10 +1,8 @@
 //! The fused weight-multiply routing step. Shader: `shaders/route.wgsl`.
 
 use super::{
-    Kernel, Slot, WEIGHT_ELEMENTS,
-    bias::{self, INNER, OUTER},
-    params,
-    reduce::Reduce,
+    Kernel, Slot, check_factors, check_output, optional, params,
+    reduce::{self, Reduce},
     tile::{self, Multiplication, Product},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor};
@@ -22,15 +20,14 @@ pub const ROUTE: Kernel = Kernel {
         Slot::read(1, "a"),
         Slot::read(2, "b"),
         Slot::read(3, "w"),
-        INNER.slot(4),
-        OUTER.slot(5),
+        Slot::read(4, "inner"),
+        Slot::read(5, "outer"),
         Slot::write(6, "c"),
     ],
     variants: || {
         let mut products = tile::variants();
         products.retain(|product| product.holds("B_TRANSPOSED") == Ok(true));
-        let with_inner = products.iter().flat_map(|product| INNER.variants(product));
-        with_inner.flat_map(|variant| OUTER.variants(&variant)).collect()
+        products
     },
 };
 
@@ -39,7 +36,7 @@ params! {
         w_first,
         inner_at,
         outer_at,
-        unused,
+        c_kind,
     }
 }
 
@@ -47,13 +44,14 @@ params! {
 ///
 /// | tensor | shape | elements |
 /// |---|---|---|
-/// | `x` | `[…, K]` | f32 |
+/// | `x` | `[…, K]` | f32, f16, bf16 |
 /// | `b` | `[O, K]`, as `nn.Linear` stores it | f32, f16, bf16 |
 /// | `w` | x's leading dimensions, with or without a last one of 1 | f32 |
 /// | `inner`, `outer` | `[O]` | f32, f16, bf16 |
-/// | `y` | `[…, O]` | f32 |
+/// | `y` | `[…, O]` | f32, f16, bf16 |
 ///
-/// |ŷ − y| ≤ |w|·(K + 4)·2⁻²⁴·(Σ|x||b| + |inner|) + 2⁻²⁴·|outer|.
+/// Of `x` and `b` one is f32, or both are of the same type. A `y` of 16 bits starts at a multiple of 4 bytes.
+/// |ŷ − y| ≤ |w|·(K + 4)·2⁻²⁴·(Σ|x||b| + |inner|) + 2⁻²⁴·|outer|, and half a ULP of a `y` of 16 bits.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Route};
@@ -173,25 +171,24 @@ impl<'a> Route<'a> {
             parts.finish(&mut plan, reduce);
             return Ok(plan);
         }
+        if !multiplication.writes_c(gpu, tile)? {
+            let sums = reduce::Sums::new(gpu, &self.y)?;
+            let plan = Route { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
+            return sums.round(gpu, plan, &self.y);
+        }
         for piece in multiplication.pieces(gpu, tile)? {
-            let variant = INNER.define(piece.define(&multiplication, tile), self.inner.as_ref());
-            let variant = OUTER.define(variant, self.outer.as_ref());
+            let addend = |name, tensor| optional::bind(gpu, NAME, name, tensor, piece.column, piece.columns);
+            let (inner_at, inner) = addend("inner", self.inner.as_ref())?;
+            let (outer_at, outer) = addend("outer", self.outer.as_ref())?;
             let w = self.w.bind(gpu, NAME, "w", piece.row, piece.rows)?;
-            let inner = INNER.bind(gpu, NAME, self.inner.as_ref(), piece.column, piece.columns)?;
-            let outer = OUTER.bind(gpu, NAME, self.outer.as_ref(), piece.column, piece.columns)?;
-            let params = Params {
-                product: piece.product,
-                w_first: w.first,
-                inner_at: bias::at(self.inner.as_ref(), inner.as_ref()),
-                outer_at: bias::at(self.outer.as_ref(), outer.as_ref()),
-                unused: 0,
-            };
-            let mut operands = vec![("a", &piece.a), ("b", &piece.b), ("w", &w), ("c", &piece.c)];
-            operands.extend(inner.iter().chain(&outer).map(|(name, bound)| (*name, bound)));
+            let c_kind = optional::kind(self.y.element());
+            let params = Params { product: piece.product, w_first: w.first, inner_at, outer_at, c_kind };
+            let operands =
+                [("a", &piece.a), ("b", &piece.b), ("w", &w), ("inner", &inner), ("outer", &outer), ("c", &piece.c)];
             plan.push(Step::new(
                 gpu,
                 &ROUTE,
-                variant,
+                piece.define(&multiplication, tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
                 &operands,
@@ -216,17 +213,15 @@ impl<'a> Route<'a> {
         if y != wanted {
             return Err(Error::shape(NAME, format!("y is {y:?}, x {x:?} and b as [O, K] {b:?} give {wanted:?}")));
         }
-        self.x.check_element(NAME, "x", &[Element::F32])?;
-        self.b.check_element(NAME, "b", WEIGHT_ELEMENTS)?;
+        check_factors(NAME, [("x", &self.x), ("b", &self.b)])?;
         self.w.check_element(NAME, "w", &[Element::F32])?;
-        self.y.check_element(NAME, "y", &[Element::F32])?;
-        INNER.check(NAME, self.inner.as_ref(), *columns, &self.y)?;
-        OUTER.check(NAME, self.outer.as_ref(), *columns, &self.y)?;
+        optional::check(NAME, "inner", self.inner.as_ref(), &[*columns], &self.y)?;
+        optional::check(NAME, "outer", self.outer.as_ref(), &[*columns], &self.y)?;
         for (name, tensor) in [("x", &self.x), ("b", &self.b), ("w", &self.w)] {
             tensor.check(NAME, name)?;
             tensor.check_apart(NAME, name, &self.y)?;
         }
-        self.y.check(NAME, "y")?;
+        check_output(NAME, "y", &self.y)?;
         Ok(Multiplication {
             operation: NAME,
             a: &self.x,

@@ -1,7 +1,7 @@
 //! Softmax over an axis, with masked lengths. Shader: `shaders/softmax.wgsl`.
 
 use super::{
-    Kernel, STORE_ACCESSES, Slot,
+    F32_STORE_ACCESSES, Kernel, Slot,
     lanes::{self, Kind, Lanes},
     load_accesses, params, shader_u32, store_access,
 };
@@ -33,7 +33,7 @@ pub const SOFTMAX: Kernel = Kernel {
             for flags in 0..4u32 {
                 let (masked, in_place) = (flags & 1 == 1, flags & 2 == 2);
                 for x in load_accesses(Element::F32, wide && !in_place) {
-                    for y in STORE_ACCESSES {
+                    for y in F32_STORE_ACCESSES {
                         variants.push(variant(shape, stage, masked, in_place, x, y));
                     }
                 }
@@ -314,7 +314,7 @@ impl<'a> Softmax<'a> {
             unused: 0,
         };
         let stride = if columns { geometry.inner } else { geometry.length };
-        let (in_place, y_access) = (geometry.in_place, store_access(&y, &[stride]));
+        let (in_place, y_access) = (geometry.in_place, store_access(&y, Element::F32, &[stride]));
         // What is read through y is read as y is written.
         let x_access = if in_place { y_access } else { x.load_access(gpu, self.x.element(), &[stride]) };
         let step = |stage: Stage, partials: Option<&Bound<'_>>| {

@@ -1,7 +1,7 @@
 //! What every kernel with a tile product shares: tile configurations, and how a product is cut into dispatches.
 //! The shader side is `shaders/lib/tile.wgsl`.
 
-use super::{params, shader_u32, store_access};
+use super::{Factor, factor_accesses, factor_types, factor_variants, params, shader_u32, store_access, whole_words};
 use crate::{AdapterClass, Element, Error, Gpu, Result, Tensor, shader::Variant, tensor::Bound};
 
 /// How a workgroup shares out its tile of a matrix product: one configuration of the kernels that multiply matrices.
@@ -398,7 +398,7 @@ impl Multiplication<'_> {
         let number = |what, count| shader_u32(self.operation, what, count);
         let each = self.rows * self.columns;
         piece.c = self.c.bind(gpu, self.operation, "parts", 0, parts * each)?;
-        piece.c_access = store_access(&piece.c, &[self.columns, each]);
+        piece.c_access = store_access(&piece.c, self.c.element(), &[self.columns, each]);
         piece.workgroups = tile.workgroups(self.rows, self.columns, parts);
         piece.product = Product {
             depth: number("depth", depth)?,
@@ -431,6 +431,18 @@ impl Multiplication<'_> {
             }
         }
         Ok(pieces)
+    }
+
+    /// Whether C can be written as it is computed. One of 16 bits cannot where a row or a piece would start within a word, or where
+    /// several dispatches add up a sum: it is rounded once.
+    pub(super) fn writes_c(&self, gpu: &Gpu, tile: Tile) -> Result<bool> {
+        let element = self.c.element();
+        if element == Element::F32 {
+            return Ok(true);
+        }
+        let (blocks, depth_each) = self.blocks(gpu, tile)?;
+        let starts = blocks.iter().all(|block| block.column.is_multiple_of(2));
+        Ok(self.depth <= depth_each && starts && whole_words(element, self.batches * self.rows, self.columns))
     }
 
     fn blocks(&self, gpu: &Gpu, tile: Tile) -> Result<(Vec<Block>, u64)> {
@@ -520,9 +532,14 @@ impl Multiplication<'_> {
             continues: u32::from(k > 0),
             finishes: u32::from(k + depth == self.depth),
         };
-        let a_access = a.load_access(gpu, self.a.element(), &[self.depth, a_batch, depth]);
-        let b_access = b.load_access(gpu, self.b.element(), &[b_stride, b_batch, b_columns]);
-        let c_access = store_access(&c, &[self.columns, c_batch, block.columns]);
+        let [a_access, b_access] = factor_accesses(
+            gpu,
+            [
+                Factor { bound: &mut a, element: self.a.element(), strides: &[self.depth, a_batch, depth] },
+                Factor { bound: &mut b, element: self.b.element(), strides: &[b_stride, b_batch, b_columns] },
+            ],
+        );
+        let c_access = store_access(&c, self.c.element(), &[self.columns, c_batch, block.columns]);
         Ok(Piece {
             product,
             row: block.row,
@@ -540,7 +557,7 @@ impl Multiplication<'_> {
     }
 }
 
-/// Every variant of the tile product of whole matrices: tiles × storage of B × layout of B × how operands are read and
+/// Every variant of the tile product of whole matrices: tiles × types of A and B × layout of B × how operands are read and
 /// written.
 pub(crate) fn variants() -> Vec<Variant> {
     Tile::all().flat_map(|tile| [false, true].into_iter().flat_map(move |b| tile.variants(b, false, false))).collect()
@@ -556,21 +573,19 @@ impl Tile {
     fn variants(self, b_transposed: bool, a_gathered: bool, ragged: bool) -> Vec<Variant> {
         let wide = self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32);
         let mut variants = Vec::new();
-        for element in super::WEIGHT_ELEMENTS {
-            for a in super::load_accesses(Element::F32, wide) {
-                for b in super::load_accesses(*element, wide) {
-                    for c in super::STORE_ACCESSES {
-                        variants.push(
-                            self.define(Variant::default(), ragged)
-                                .flag("B_TRANSPOSED", b_transposed)
-                                .flag("A_GATHERED", a_gathered)
-                                .word("a_TYPE", "f32")
-                                .word("a_ACCESS", a)
-                                .word("b_TYPE", element.name())
-                                .word("b_ACCESS", b)
-                                .word("c_ACCESS", c),
-                        );
-                    }
+        for [a_type, b_type] in factor_types() {
+            for [a, b] in factor_variants(a_type, b_type, wide) {
+                for c in super::STORE_ACCESSES {
+                    variants.push(
+                        self.define(Variant::default(), ragged)
+                            .flag("B_TRANSPOSED", b_transposed)
+                            .flag("A_GATHERED", a_gathered)
+                            .word("a_TYPE", a_type.name())
+                            .word("a_ACCESS", a)
+                            .word("b_TYPE", b_type.name())
+                            .word("b_ACCESS", b)
+                            .word("c_ACCESS", c),
+                    );
                 }
             }
         }

@@ -2,7 +2,7 @@
 
 use super::{ExpertWeights, MoeWeights, Router, RouterConfig, RouterForward, Routing};
 use crate::{
-    Element, Error, Gpu, Plan, Result, Tensor, Values,
+    Element, Error, Gpu, Plan, Result, Storage, Tensor, Values,
     kernels::{Attend, Combine, Matmul, PathChoice, PathMatmul, Route, RoutePaths, Score},
     tensor::{Owned, elements},
 };
@@ -149,7 +149,7 @@ impl MoeFeedForward {
         (self.router.gpu().unaligned_limit() / 4 / widest as u64) as usize
     }
 
-    /// A forward for x, f32 `[…, D]`.
+    /// A forward for x `[…, D]`, f32, f16 or bf16. Weights of 16 bits go with an x of the same type or of f32.
     ///
     /// ```no_run
     /// # use double_routing::{Result, Tensor, moe::MoeFeedForward, wgpu};
@@ -175,23 +175,40 @@ impl MoeFeedForward {
     /// # Ok(()) }
     /// ```
     pub async fn run(&self, x: &[f32], shape: &[usize]) -> Result<MoeOutput> {
+        self.run_with(x, shape, Storage::default()).await
+    }
+
+    /// As [`MoeFeedForward::run`], with x and y stored otherwise on the device: x is rounded to its type and y widened, both exactly where
+    /// they are of these types already.
+    ///
+    /// # Errors
+    /// As [`MoeFeedForward::run`].
+    ///
+    /// ```no_run
+    /// # async fn run(block: &double_routing::moe::MoeFeedForward, x: &[f32]) -> double_routing::Result<()> {
+    /// use double_routing::{Element, Storage};
+    /// let output = block.run_with(x, &[8, 64, 7168], Storage { x: Element::BF16, y: Element::BF16 }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn run_with(&self, x: &[f32], shape: &[usize], storage: Storage) -> Result<MoeOutput> {
         let gpu = self.router.gpu();
         if elements(NAME, shape)? != x.len() as u64 {
             return Err(Error::shape(NAME, format!("x has {} values for {shape:?}", x.len())));
         }
         let scope = gpu.error_scope();
-        let submitted = self.submit(x, shape);
+        let submitted = self.submit(x, shape, storage);
         scope.close().await?;
         let forward = submitted?;
         let y = gpu.read(&forward.y());
         let routing = forward.router.read(gpu).await?;
-        Ok(MoeOutput { y: bytemuck::pod_collect_to_vec(&y.await?), routing })
+        Ok(MoeOutput { y: Values::from_bytes(&y.await?, storage.y).to_f32(), routing })
     }
 
-    fn submit(&self, x: &[f32], shape: &[usize]) -> Result<MoeForward> {
+    fn submit(&self, x: &[f32], shape: &[usize], storage: Storage) -> Result<MoeForward> {
         let gpu = self.router.gpu();
-        let x = gpu.upload("x", bytemuck::cast_slice(x))?;
-        let forward = self.forward(Tensor::f32(&x, shape)).margin().plan()?;
+        let x = Owned::rounded(gpu, x, shape, storage.x)?;
+        let y = Owned::new(gpu, "y", storage.y, shape)?;
+        let forward = self.forward(x.tensor()).output(y.tensor()).margin().plan()?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         forward.record(&mut encoder.begin_compute_pass(&Default::default()));
         gpu.queue().submit([encoder.finish()]);
@@ -233,7 +250,8 @@ pub struct MoeForwardBuilder<'a> {
 }
 
 impl<'a> MoeForwardBuilder<'a> {
-    /// Writes y to a tensor of the caller's, of x's shape, instead of a buffer of the forward's own.
+    /// Writes y to a tensor of the caller's, f32, f16 or bf16 of x's shape, instead of an f32 buffer of the forward's own. Each element is
+    /// rounded once from its f32 sum. One of 16 bits starts at a multiple of 4 bytes.
     ///
     /// ```no_run
     /// # use double_routing::{Tensor, moe::MoeForwardBuilder};
@@ -467,7 +485,7 @@ impl MoeForward {
         &self.plan
     }
 
-    /// The result, f32, of x's shape.
+    /// The result, of x's shape; f32 where [`MoeForwardBuilder::output`] does not say otherwise.
     ///
     /// ```no_run
     /// # fn show(forward: &double_routing::moe::MoeForward) {

@@ -138,21 +138,35 @@ impl Router {
     /// # Ok(()) }
     /// ```
     pub async fn run(&self, x: &[f32], tokens: usize) -> Result<Routing> {
+        self.run_with(x, tokens, Element::F32).await
+    }
+
+    /// As [`Router::run`], with x stored otherwise on the device: rounded to this type, exactly where it is of it already.
+    ///
+    /// # Errors
+    /// As [`Router::run`].
+    ///
+    /// ```no_run
+    /// # async fn route(router: &double_routing::moe::Router, x: &[f32]) -> double_routing::Result<()> {
+    /// let routing = router.run_with(x, 512, double_routing::Element::BF16).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn run_with(&self, x: &[f32], tokens: usize, stored: Element) -> Result<Routing> {
         let gpu = &self.gpu;
         let shape = [tokens, self.features];
         if elements(NAME, &shape)? != x.len() as u64 {
             return Err(Error::shape(NAME, format!("x has {} values for {shape:?}", x.len())));
         }
         let scope = gpu.error_scope();
-        let submitted = self.submit(x, &shape);
+        let submitted = self.submit(x, &shape, stored);
         scope.close().await?;
         submitted?.read(gpu).await
     }
 
-    fn submit(&self, x: &[f32], shape: &[usize]) -> Result<RouterForward> {
+    fn submit(&self, x: &[f32], shape: &[usize], stored: Element) -> Result<RouterForward> {
         let gpu = &self.gpu;
-        let x = gpu.upload("x", bytemuck::cast_slice(x))?;
-        let forward = self.forward(Tensor::f32(&x, shape)).margin().dispatch().plan()?;
+        let x = Owned::rounded(gpu, x, shape, stored)?;
+        let forward = self.forward(x.tensor()).margin().dispatch().plan()?;
         let mut encoder = gpu.device().create_command_encoder(&Default::default());
         forward.record(&mut encoder.begin_compute_pass(&Default::default()));
         gpu.queue().submit([encoder.finish()]);

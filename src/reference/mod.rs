@@ -44,6 +44,31 @@ pub use softmax::{Axis, softmax, softmax_bound};
 /// ```
 pub const ROUNDING: f64 = 1.0 / (1u32 << 24) as f64;
 
+/// How far an element of 16 bits may be from the true sum, where the sum that was rounded to it may be off by `bound`: half a ULP of
+/// that sum, which is `unit` of it and at least `least`.
+///
+/// ```
+/// use double_routing::reference::{F16_UNIT, rounded_bound};
+/// assert_eq!(rounded_bound(-8.0, 0.0, F16_UNIT), 8.0 / 2048.0);
+/// ```
+pub fn rounded_bound(value: f64, bound: f64, (unit, least): (f64, f64)) -> f64 {
+    bound + (unit * (value.abs() + bound)).max(least)
+}
+
+/// Half the distance between 1 and the next f16, and between 0 and the smallest.
+///
+/// ```
+/// assert_eq!(double_routing::reference::F16_UNIT.0, half::f16::EPSILON.to_f64() / 2.0);
+/// ```
+pub const F16_UNIT: (f64, f64) = (1.0 / 2048.0, 1.0 / (1u32 << 25) as f64);
+
+/// Half the distance between 1 and the next bf16; its smallest are f32's.
+///
+/// ```
+/// assert_eq!(double_routing::reference::BF16_UNIT.0, half::bf16::EPSILON.to_f64() / 2.0);
+/// ```
+pub const BF16_UNIT: (f64, f64) = (1.0 / 256.0, FLUSHED);
+
 /// The smallest normal f32: smaller results may be flushed to 0.
 const FLUSHED: f64 = f32::MIN_POSITIVE as f64;
 

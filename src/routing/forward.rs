@@ -60,7 +60,9 @@ impl<'a> ForwardBuilder<'a> {
         Self { layer, x, output: None, lengths: None, skip: None }
     }
 
-    /// Writes y to a tensor of the caller's, f32 `[…, O]`, instead of a buffer of the forward's own.
+    /// Writes y to a tensor of the caller's, f32, f16 or bf16 `[…, O]`, instead of an f32 buffer of the forward's own. Each element is
+    /// rounded once from its f32 sum. One of 16 bits starts at a multiple of 4 bytes. Mind that y is nearly constant: 16 bits lose much
+    /// of what tells tokens apart.
     ///
     /// ```no_run
     /// # use double_routing::{ForwardBuilder, Tensor};
@@ -89,7 +91,7 @@ impl<'a> ForwardBuilder<'a> {
         self
     }
 
-    /// What y is for tokens that are not selected, f32 `[B, S, O]`, instead of 0: a residual, say. Where all tokens are selected it is
+    /// What y is for tokens that are not selected, f32, f16 or bf16 `[B, S, O]`, instead of 0: a residual, say. Where all tokens are selected it is
     /// not read.
     ///
     /// ```no_run

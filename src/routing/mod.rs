@@ -321,7 +321,8 @@ impl DoubleRouting {
         &self.gpu
     }
 
-    /// A forward for `x`, f32 `[…, in]` of rank 2 or more: softmax runs over axis 1, as PyTorch's `dim=1` has it
+    /// A forward for `x`, f32, f16 or bf16 `[…, in]` of rank 2 or more; weights of 16 bits that it is multiplied with are of the same type
+    /// or it is f32. What lies between x and y is f32. Softmax runs over axis 1, as PyTorch's `dim=1` has it
     /// (`[B, S, in]`: the S tokens; `[N, in]`: every weight is 1; `[B, C, …, in]`: C, strided).
     ///
     /// ```no_run

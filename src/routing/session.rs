@@ -1,7 +1,10 @@
 //! Convenience above the core: values in, values out. This is the one place of the layer that submits.
 
 use super::{DoubleRouting, Forward};
-use crate::{Element, Error, Result, Tensor, tensor::elements};
+use crate::{
+    Element, Error, Result, Storage, Tensor, Values,
+    tensor::{Owned, elements},
+};
 
 /// What a forward gives back to the CPU.
 ///
@@ -39,7 +42,7 @@ pub struct Output {
 #[derive(Debug)]
 pub struct Session<'a> {
     layer: &'a DoubleRouting,
-    x: wgpu::Buffer,
+    x: Owned,
     x_elements: usize,
     lengths: Option<(wgpu::Buffer, usize)>,
     forward: Forward,
@@ -72,22 +75,40 @@ impl DoubleRouting {
     /// # Ok(()) }
     /// ```
     pub async fn session(&self, shape: &[usize], masked: bool) -> Result<Session<'_>> {
+        self.session_with(shape, masked, Storage::default()).await
+    }
+
+    /// As [`DoubleRouting::session`], with x and y stored otherwise on the device. [`Session::run`] rounds x to its type and widens y,
+    /// both exactly where they are of these types already.
+    ///
+    /// # Errors
+    /// As [`DoubleRouting::run`].
+    ///
+    /// ```no_run
+    /// # async fn make(layer: &double_routing::DoubleRouting) -> double_routing::Result<()> {
+    /// use double_routing::{Element, Storage};
+    /// let session = layer.session_with(&[8, 512, 768], false, Storage { x: Element::BF16, ..Storage::default() }).await?;
+    /// # Ok(()) }
+    /// ```
+    pub async fn session_with(&self, shape: &[usize], masked: bool, storage: Storage) -> Result<Session<'_>> {
         let scope = self.gpu().error_scope();
-        let session = self.build_session(shape, masked);
+        let session = self.build_session(shape, masked, storage);
         scope.close().await?;
         session
     }
 
-    fn build_session(&self, shape: &[usize], masked: bool) -> Result<Session<'_>> {
+    fn build_session(&self, shape: &[usize], masked: bool, storage: Storage) -> Result<Session<'_>> {
         let gpu = self.gpu();
         let x_elements = elements("double routing", shape)?;
-        let x = gpu.buffer("x", Element::F32, x_elements)?;
+        let x = Owned::new(gpu, "x", storage.x, shape)?;
+        let leading = shape.split_last().map_or(shape, |(_, leading)| leading);
+        let y = Owned::new(gpu, "y", storage.y, &[leading, &[self.dimensions().output]].concat())?;
         let sequences = shape.first().copied().unwrap_or(0);
         let lengths = match masked {
             true => Some((gpu.buffer("lengths", Element::U32, sequences as u64)?, sequences)),
             false => None,
         };
-        let mut builder = self.forward(Tensor::f32(&x, shape));
+        let mut builder = self.forward(x.tensor()).output(y.tensor());
         if let Some((buffer, count)) = &lengths {
             builder = builder.lengths(Tensor::u32(buffer, &[*count]));
         }
@@ -125,7 +146,10 @@ impl Session<'_> {
             ));
         }
         let scope = gpu.error_scope();
-        gpu.write(&self.x, bytemuck::cast_slice(x));
+        match self.x.tensor().element() {
+            Element::F32 => gpu.write(self.x.buffer(), bytemuck::cast_slice(x)),
+            element => gpu.write(self.x.buffer(), Values::rounded(x, element).bytes()),
+        }
         if let (Some((buffer, _)), Some(lengths)) = (&self.lengths, lengths) {
             gpu.write(buffer, bytemuck::cast_slice(lengths));
         }
@@ -138,7 +162,7 @@ impl Session<'_> {
         let (indices, ids, gates) = (read(forward.indices()), read(forward.ids()), read(forward.gates()));
         scope.close().await?;
         Ok(Output {
-            y: bytemuck::pod_collect_to_vec(&y.await?),
+            y: Values::from_bytes(&y.await?, forward.y().element()).to_f32(),
             w: bytemuck::pod_collect_to_vec(&w.await?),
             indices: collect(indices).await?,
             ids: collect(ids).await?,

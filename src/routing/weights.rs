@@ -65,6 +65,31 @@ impl Values {
         }
     }
 
+    /// Rounds each value once to a float type, to nearest, ties to even; what is too large for it becomes infinite. For
+    /// [`Element::U32`] they stay f32.
+    ///
+    /// ```
+    /// use double_routing::{Element, Values};
+    /// // The next bf16 behind 1 is 1.0078125.
+    /// assert_eq!(Values::rounded(&[1.005], Element::BF16).to_f32(), [1.0078125]);
+    /// ```
+    pub fn rounded(values: &[f32], element: Element) -> Self {
+        match element {
+            Element::F16 => Self::F16(values.iter().map(|&value| f16::from_f32(value)).collect()),
+            Element::BF16 => Self::BF16(values.iter().map(|&value| bf16::from_f32(value)).collect()),
+            Element::F32 | Element::U32 => Self::F32(values.to_vec()),
+        }
+    }
+
+    /// What [`Gpu::read`](crate::Gpu::read) gives of a tensor of floats.
+    pub(crate) fn from_bytes(bytes: &[u8], element: Element) -> Self {
+        match element {
+            Element::F16 => Self::F16(bytemuck::pod_collect_to_vec(bytes)),
+            Element::BF16 => Self::BF16(bytemuck::pod_collect_to_vec(bytes)),
+            Element::F32 | Element::U32 => Self::F32(bytemuck::pod_collect_to_vec(bytes)),
+        }
+    }
+
     /// The values of all parts, one after the other; `None` where they are not of one type, or there is no part.
     ///
     /// ```

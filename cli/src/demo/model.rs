@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, ensure};
-use double_routing::{Output, Values, Weights};
+use double_routing::{Output, Storage, Values, Weights};
 use safetensors::SafeTensors;
 use serde::{Deserialize, Serialize};
 
@@ -97,7 +97,8 @@ impl Model {
             x.resize((place + 1) * longest * features, 0.0);
         }
         let lengths = lengths.into_iter().map(|length| length as u32).collect();
-        Input { x, shape: vec![sentences.len(), longest, features], lengths: Some(lengths) }
+        let shape = vec![sentences.len(), longest, features];
+        Input { x, shape, lengths: Some(lengths), storage: Storage::default() }
     }
 
     /// What the layer's results say about the sentences. Padding has weight 0, but y is d there, not 0: it is left out.

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use double_routing::{
-    Error, Gpu, Result,
+    Error, Gpu, Result, Storage, Values,
     moe::{MoeFeedForward, MoeOutput, Router, RouterConfig, Routing},
     wgpu,
 };
@@ -82,7 +82,7 @@ impl<'a> Evaluator<'a> {
     }
 
     /// Runs every token, `batch` at a time or as many as fit. Where the device runs out of memory, half as many.
-    pub fn run(&self, x: &[f32], batch: Option<usize>) -> Result<Run> {
+    pub fn run(&self, x: &[f32], storage: Storage, batch: Option<usize>) -> Result<Run> {
         let features = self.weights.router().shape[1];
         let tokens = x.len() / features;
         let mut batch = batch.unwrap_or_else(|| self.fitting_batch()).clamp(1, tokens.max(1));
@@ -93,7 +93,7 @@ impl<'a> Evaluator<'a> {
         let (mut done, mut batches) = (0, 0);
         while done < tokens {
             let count = batch.min(tokens - done);
-            match self.run_batch(&x[done * features..][..count * features], count) {
+            match self.run_batch(&x[done * features..][..count * features], count, storage) {
                 Ok(of_batch) => {
                     append(&mut output, of_batch);
                     batches += 1;
@@ -111,18 +111,25 @@ impl<'a> Evaluator<'a> {
         Ok(Run { output, batches, elapsed: start.elapsed() })
     }
 
-    fn run_batch(&self, x: &[f32], tokens: usize) -> Result<Output> {
+    fn run_batch(&self, x: &[f32], tokens: usize, storage: Storage) -> Result<Output> {
         match &self.on {
-            On::Router(router) => Ok(Output { y: None, routing: wait(router.gpu(), router.run(x, tokens))? }),
+            On::Router(router) => {
+                let routing = wait(router.gpu(), router.run_with(x, tokens, storage.x))?;
+                Ok(Output { y: None, routing })
+            }
             On::Block(block) => {
                 let shape = [tokens, block.router().features()];
-                let MoeOutput { y, routing } = wait(block.router().gpu(), block.run(x, &shape))?;
+                let MoeOutput { y, routing } = wait(block.router().gpu(), block.run_with(x, &shape, storage))?;
                 Ok(Output { y: Some(y), routing })
             }
             On::Reference(router) => {
                 let (routing, gates) = router.route(x);
                 let y = self.weights.block().map(|weights| block::<f64>(weights, x, &routing.ids, &gates));
-                Ok(Output { y: y.map(|y| y.into_iter().map(|y| y as f32).collect()), routing })
+                let rounded = |y: Vec<f64>| {
+                    let y: Vec<f32> = y.into_iter().map(|y| y as f32).collect();
+                    Values::rounded(&y, storage.y).to_f32()
+                };
+                Ok(Output { y: y.map(rounded), routing })
             }
         }
     }

@@ -7,6 +7,7 @@
 use std::{collections::BTreeSet, io::Write};
 
 use double_routing::{
+    Element, Values,
     moe::RouterConfig,
     reference::{
         PathRule, PathScore, PathsOfRow, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths,
@@ -56,8 +57,8 @@ const FLOOR: f64 = 1e-6;
 /// Numbers of the logits or of x in one piece of work.
 const PIECE: usize = 1 << 20;
 
-/// Judges ids, gates, counts, margins and y.
-pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output) -> Judgement {
+/// Judges ids, gates, counts, margins and y, which was stored in this type: what plain f32 loops compute is rounded to it too.
+pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output, stored: Element) -> Judgement {
     let router = ReferenceRouter::new(weights.router(), config);
     let mut truth = Truth::new(config);
     let (features, per_token) = (weights.router().shape[1], config.per_token);
@@ -74,6 +75,7 @@ pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output
         let of_piece = truth.routes(&router, x, ids, &output.routing.margin[range.clone()]);
         if let (Some(weights), Some(y), Some(Gates { exact, plain })) = (weights.block(), &output.y, of_piece) {
             let (exact, plain) = (block::<f64>(weights, x, ids, exact), block::<f32>(weights, x, ids, plain));
+            let plain = Values::rounded(&plain, stored).to_f32();
             truth.products(&y[start * features..range.end * features], &exact, &plain);
         }
         bar.inc(range.len() as u64);
@@ -377,7 +379,7 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
     use double_routing::{
-        Values,
+        Element, Storage, Values,
         kernels::{GroupLimit, GroupScore, PathChoice, Score},
         moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights},
     };
@@ -401,9 +403,9 @@ mod tests {
         };
         let weights = Weights::Block(Box::new(block));
         let evaluator = Evaluator::new(&Target::Reference, &weights, config, false).unwrap();
-        let mut output = evaluator.run(x, Some(7)).unwrap().output;
+        let mut output = evaluator.run(x, Storage::default(), Some(7)).unwrap().output;
         change(&mut output);
-        judge(&weights, config, x, &output)
+        judge(&weights, config, x, &output, Element::F32)
     }
 
     fn config() -> RouterConfig {

@@ -9,14 +9,15 @@ mod weights;
 use std::{io::Write, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Context;
-use double_routing::{bytemuck, moe::Routing};
+use double_routing::{Storage, Values, bytemuck, moe::Routing};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 use crate::{
     Verdict,
+    forward::typed,
     gpu::{Selection, Target},
-    input::{self, Input},
+    input::{self, Input, OutputType},
     model_config::ModelConfig,
     report::{self, BOLD, Out},
     save::Destination,
@@ -50,12 +51,15 @@ pub struct Arguments {
     /// What stands before these names, such as `model.layers.3.mlp.` or `model.layers.3.`; needed where there are several
     #[arg(long)]
     prefix: Option<String>,
-    /// Safetensors file with a tensor `x` [T, D] or [B, S, D]; or .npy
+    /// Safetensors file with a tensor `x` [T, D] or [B, S, D] of F32, F16 or BF16, which stays so on the device; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
     /// Safetensors file to write: `ids` and `gates` [T, e], `counts` [P], `margin` [T], and a block's `y`, of the shape of x
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
+    /// What a block's y is stored in
+    #[arg(long, value_enum, default_value_t = OutputType::F32)]
+    output_type: OutputType,
     #[command(flatten)]
     selection: Selection,
     /// Let no result depend on what else is in its batch
@@ -93,17 +97,18 @@ pub fn run(part: Part, arguments: &Arguments, out: &mut Out) -> anyhow::Result<V
     let config = read_config(arguments)?;
     let prefix = arguments.prefix.as_deref();
     let (weights, prefix) = Files::read(&arguments.weights)?.weights(prefix, &config, part, allow_non_finite)?;
-    let input = input::read_tokens(&arguments.input, weights.router().shape, allow_non_finite)?;
+    let mut input = input::read_tokens(&arguments.input, weights.router().shape, allow_non_finite)?;
+    input.storage.y = arguments.output_type.into();
     let destination = Destination::new(&arguments.output)?;
     let picture = arguments.picture.as_deref().map(Picture::new).transpose()?;
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &weights, config.router, arguments.batch_invariant)?;
-    let run = evaluator.run(&input.x, arguments.batch.map(NonZeroUsize::get))?;
+    let run = evaluator.run(&input.x, input.storage, arguments.batch.map(NonZeroUsize::get))?;
     if let Some(picture) = picture {
         picture.save(&Scene::new(&config, &run.output.routing))?;
     }
     write(&input, &run.output, &config, destination)?;
-    let judgement = arguments.check.then(|| judge(&weights, config.router, &input.x, &run.output));
+    let judgement = arguments.check.then(|| judge(&weights, config.router, &input.x, &run.output, input.storage.y));
 
     let report = Report { arguments, config, target, weights, prefix, input, run, judgement };
     if arguments.json {
@@ -133,8 +138,9 @@ fn write(input: &Input, output: &Output, config: &ModelConfig, mut destination: 
         ("counts", TensorView::new(Dtype::U32, vec![counts.len()], bytemuck::cast_slice(counts))?),
         ("margin", TensorView::new(Dtype::F32, vec![margin.len()], bytemuck::cast_slice(margin))?),
     ];
-    if let Some(y) = y {
-        tensors.push(("y", TensorView::new(Dtype::F32, input.shape.clone(), bytemuck::cast_slice(y))?));
+    let y = y.as_ref().map(|y| Values::rounded(y, input.storage.y));
+    if let Some(y) = &y {
+        tensors.push(("y", TensorView::new(input::dtype(y.element()), input.shape.clone(), y.bytes())?));
     }
     let bytes = safetensors::serialize(tensors, None)?;
     destination.file().write_all(&bytes).context("cannot write the output")?;
@@ -211,6 +217,7 @@ impl Report<'_> {
             "correction_bias": router.correction_bias.is_some(),
             "experts": experts,
             "x": self.input.shape,
+            "types": { "x": self.input.storage.x.to_string(), "y": self.input.storage.y.to_string() },
             "tokens": self.input.tokens(),
             "counts": self.routing().counts,
             "load": {
@@ -236,7 +243,8 @@ impl Report<'_> {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.target.description())?;
         writeln!(out, "{BOLD}router{BOLD:#}   {}: {}{bias}", self.config.name(), self.config.rule())?;
         writeln!(out, "{BOLD}weights{BOLD:#}  {}gate.weight {:?}{}", self.prefix, router.shape, self.experts())?;
-        writeln!(out, "{BOLD}x{BOLD:#}        {:?}", self.input.shape)?;
+        let Storage { x: of_x, y: of_y } = self.input.storage;
+        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}", self.input.shape, typed(of_x))?;
         let load = Load::new(&self.routing().counts);
         let row = [
             report::count(self.input.tokens() as u64),
@@ -252,7 +260,7 @@ impl Report<'_> {
             writeln!(out, "  {:.2} % of the tokens have a margin below {CLOSE:e}", 100.0 * self.close())?;
         }
         let Run { output, batches, elapsed } = &self.run;
-        let y = output.y.as_ref().map_or_else(String::new, |_| format!("y {:?}, ", self.input.shape));
+        let y = output.y.as_ref().map_or_else(String::new, |_| format!("y {:?}{}, ", self.input.shape, typed(of_y)));
         let (slots, paths) = ([self.input.tokens(), self.config.router.per_token], self.config.router.paths);
         let name = self.arguments.output.display();
         writeln!(

@@ -1,7 +1,12 @@
-// Reading bias OPERAND, an array<u32> of f32, f16 or bf16 elements, four at a time, widened to f32.
+// Reading operand OPERAND, an array<u32> of f32, f16 or bf16 elements that may be absent, four at a time, widened to f32.
 //
-// It is read once for a whole sum, so its type is no variant but part of a parameter: OPERAND_at is 4 × the number, from the
-// start of the binding, of its first element, plus 0 for f32, 1 for f16, 2 for bf16. Needs lib/half.
+// It is read once for a whole sum, so neither its type nor whether it is there is a variant; both are part of a parameter:
+// OPERAND_at is 4 × the number, from the start of the binding, of its first element, plus 0 for f32, 1 for f16, 2 for bf16; or
+// 3, where there is none. Needs lib/half.
+
+fn OPERAND_is_there(at: u32) -> bool {
+    return (at & 3u) != 3u;
+}
 
 fn OPERAND_element(index: u32, kind: u32) -> f32 {
     if kind == 0u {
@@ -12,11 +17,12 @@ fn OPERAND_element(index: u32, kind: u32) -> f32 {
     return select(pair.x, pair.y, (index & 1u) == 1u);
 }
 
-// Elements column .. column + 4, of which `valid` exist; the others are 0.
+// Elements column .. column + 4, of which `valid` exist; the others are 0, and so are all where there is no operand.
 fn OPERAND_quad(at: u32, column: u32, valid: u32) -> vec4<f32> {
     let kind = at & 3u;
     let first = (at >> 2u) + column;
     var quad = vec4<f32>();
+    if kind == 3u { return quad; }
     if valid > 0u { quad.x = OPERAND_element(first, kind); }
     if valid > 1u { quad.y = OPERAND_element(first + 1u, kind); }
     if valid > 2u { quad.z = OPERAND_element(first + 2u, kind); }
