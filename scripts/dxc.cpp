@@ -22,7 +22,7 @@
 using Text = std::vector<std::wstring>;
 
 // Where there is no library to sign DXIL with, DXC says so for every file; nothing here is to be released.
-static const std::string UNSIGNED = "DXIL signing library";
+static const std::string UNSIGNED = "DXIL.dll not found";
 
 static std::string messages(IDxcCompiler3 *compiler, const Text &options, const std::string &file) {
     std::ifstream stream(file, std::ios::binary);

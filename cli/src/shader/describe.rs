@@ -127,17 +127,12 @@ impl Parameters {
 }
 
 impl Binding {
-    fn new(
-        variant: &Named,
-        module: &Module,
-        buffer: Buffer,
-        access: Access,
-        place: Place,
-    ) -> anyhow::Result<Self> {
+    fn new(variant: &Named, module: &Module, buffer: Buffer, access: Access, place: Place) -> anyhow::Result<Self> {
         let TypeInner::Array { base, stride, .. } = module.types[buffer.ty].inner else {
             bail!("{} is no array", buffer.name);
         };
-        let (word, scalar) = word(module, base).with_context(|| format!("{} is of a type without a name", buffer.name))?;
+        let (word, scalar) =
+            word(module, base).with_context(|| format!("{} is of a type without a name", buffer.name))?;
         Ok(Self {
             binding: buffer.binding.binding,
             access: match access {

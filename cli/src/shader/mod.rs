@@ -99,9 +99,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
 }
 
 fn list_kernels(kernels: &[&Kernel], out: &mut Out) -> anyhow::Result<()> {
-    let rows = kernels.iter().map(|kernel| {
-        [kernel.name().to_owned(), report::count(kernel.variants().len() as u64)]
-    });
+    let rows = kernels.iter().map(|kernel| [kernel.name().to_owned(), report::count(kernel.variants().len() as u64)]);
     report::print_table(out, &report::table(["kernel", "variants"], 1, rows))?;
     Ok(writeln!(out, "{DIM}double-routing shader KERNEL lists a kernel's variants{DIM:#}")?)
 }
@@ -125,11 +123,7 @@ fn list_variants(arguments: &Arguments, kernel: &Kernel, out: &mut Out) -> anyho
 }
 
 /// A shader, and its interface.
-fn export(
-    kernel: &'static Kernel,
-    variant: &Named,
-    language: Language,
-) -> anyhow::Result<(Vec<u8>, Description)> {
+fn export(kernel: &'static Kernel, variant: &Named, language: Language) -> anyhow::Result<(Vec<u8>, Description)> {
     let about = || format!("{} {}", kernel.name(), variant.text);
     let shader = Shader::new(kernel, &variant.variant).with_context(about)?;
     let mut translation = shader.translate(language).with_context(about)?;

@@ -49,9 +49,8 @@ impl Named {
     /// storage types that must be unpacked, and the operands that are read element by element.
     fn plainness(&self) -> [usize; 4] {
         let Features { subgroups, int64 } = Features::of(&self.text);
-        let count = |what: &dyn Fn(&str, &str) -> bool| {
-            self.values.iter().filter(|(name, value)| what(name, value)).count()
-        };
+        let count =
+            |what: &dyn Fn(&str, &str) -> bool| self.values.iter().filter(|(name, value)| what(name, value)).count();
         [
             usize::from(subgroups) + usize::from(int64),
             count(&|_, value| value == "true"),
@@ -124,7 +123,9 @@ impl Selection {
             let whole = variants.iter().position(|variant| variant.text == *text);
             variants = match whole {
                 Some(whole) => vec![variants.swap_remove(whole)],
-                None => narrow(kernel, variants, &format!("--variant '{text}'"), |variant| variant.text.contains(text))?,
+                None => {
+                    narrow(kernel, variants, &format!("--variant '{text}'"), |variant| variant.text.contains(text))?
+                }
             };
         }
         Ok(variants)
@@ -136,8 +137,7 @@ impl Selection {
         let variants = self.of(kernel)?;
         let fit = variants.len();
         let plainest = variants.iter().map(Named::plainness).min().unwrap_or_default();
-        let mut plain: Vec<Named> =
-            variants.into_iter().filter(|variant| variant.plainness() == plainest).collect();
+        let mut plain: Vec<Named> = variants.into_iter().filter(|variant| variant.plainness() == plainest).collect();
         for (name, values) in choices(&plain) {
             let open = plain.iter().any(|variant| variant.meaning().iter().any(|(known, _)| *known == name));
             if open && values.len() > 1 {
@@ -178,10 +178,8 @@ fn narrow(
 /// The values that the names of a tile have in a variant of it.
 fn tile_values(kernel: &Kernel, tile: &str) -> anyhow::Result<Vec<(&'static str, String)>> {
     let known: Vec<_> = Tile::all().map(|tile| format!("'{tile}'")).collect();
-    let parsed: Tile = tile
-        .parse()
-        .ok()
-        .with_context(|| format!("--tile '{tile}' is none of the tiles {}", known.join(", ")))?;
+    let parsed: Tile =
+        tile.parse().ok().with_context(|| format!("--tile '{tile}' is none of the tiles {}", known.join(", ")))?;
     let has_tiles = kernel.variants().first().is_some_and(|variant| variant.to_string().contains("TILE_SOURCE="));
     ensure!(has_tiles, "--tile is for kernels with a tile product, and {} has none", kernel.name());
     // As a tile is written: SOURCE XxY ROWSxQUADS, then perhaps DEPTH.

@@ -167,7 +167,7 @@ impl Shader {
     fn workgroup_variables(&self) -> anyhow::Result<impl Iterator<Item = u32>> {
         let mut layouter = Layouter::default();
         layouter.update(self.module.to_ctx())?;
-        let used = |handle| !self.info.get_entry_point(0)[handle].is_empty();
+        let used = |handle: Handle<naga::GlobalVariable>| !self.info.get_entry_point(0)[handle].is_empty();
         Ok(self
             .module
             .global_variables
@@ -359,7 +359,10 @@ impl Shader {
                     buffer: sizes_buffer.into(),
                     of: sized.iter().map(|buffer| buffer.name.clone()).collect(),
                 }),
-                threadgroup_memory_lengths: self.workgroup_variables()?.map(|bytes| bytes.next_multiple_of(16)).collect(),
+                threadgroup_memory_lengths: self
+                    .workgroup_variables()?
+                    .map(|bytes| bytes.next_multiple_of(16))
+                    .collect(),
             }),
             compiler_options: vec![
                 format!("languageVersion = MTLLanguageVersion{major}_{minor}"),
@@ -442,9 +445,15 @@ impl Shader {
             multiview: None,
         };
         let mut text = String::new();
-        let info =
-            glsl::Writer::new(&mut text, &self.module, &self.info, &options, &pipeline, BoundsCheckPolicies::default())?
-                .write()?;
+        let info = glsl::Writer::new(
+            &mut text,
+            &self.module,
+            &self.info,
+            &options,
+            &pipeline,
+            BoundsCheckPolicies::default(),
+        )?
+        .write()?;
         let places = buffers
             .iter()
             .map(|buffer| {
