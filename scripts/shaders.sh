@@ -112,19 +112,15 @@ wgsl() {
     echo "tint: $(count "$work/wgsl" wgsl) files"
 }
 
-# A table for each chip: every tile, with whole quads; and one variant of each other kernel.
+# A table for each chip: every tile and every storage type, with whole quads.
 registers() {
     icd=$(find /usr/share/vulkan/icd.d /etc/vulkan/icd.d -name 'radeon_icd*.json' 2>/dev/null | head -n 1)
     [ -n "$icd" ] || { skip registers "no RADV; Debian and Ubuntu have it in mesa-vulkan-drivers"; return 0; }
-    folders=
-    for kernel in matmul path_matmul; do
-        export_to "registers-$kernel" "$kernel" --target spirv --language 1.6 --robust-buffers B_TRANSPOSED=true \
-            a_ACCESS=quads b_ACCESS=quads c_ACCESS=quads BIAS=false A_GATHERED=false
-        folders="$folders $work/registers-$kernel"
-    done
+    export_to registers matmul --target spirv --language 1.6 --robust-buffers B_TRANSPOSED=true \
+        a_ACCESS=quads b_ACCESS=quads c_ACCESS=quads BIAS=false
     for chip in navi21 gfx1100; do
         table=$work/registers-$chip.md
-        if VK_ICD_FILENAMES=$icd RADV_FORCE_FAMILY=$chip "$target/debug/examples/registers" $folders >"$table"; then
+        if VK_ICD_FILENAMES=$icd RADV_FORCE_FAMILY=$chip "$target/debug/examples/registers" "$work/registers" >"$table"; then
             echo "registers: $table: $(head -n 1 "$table")"
         else
             skip registers "this RADV does not compile for $chip"

@@ -131,12 +131,18 @@ pub struct Shader {
     pub module: Module,
     info: ModuleInfo,
     pub features: Features,
+    /// It calls subgroup functions in loops that all lanes of a subgroup run alike, as they follow from the results of others
+    /// or from the workgroup; the standard's analysis takes whatever came near a lane's number for different in each lane.
+    hides_uniformity: bool,
 }
 
 impl Shader {
     pub fn new(kernel: &Kernel, variant: &Variant) -> anyhow::Result<Self> {
         let wgsl = kernel.wgsl(variant)?;
-        let features = Features::of(&variant.to_string());
+        let name = variant.to_string();
+        let features = Features::of(&name);
+        let hides_uniformity =
+            features.subgroups && ["RAGGED_LOOPS=true", "STAGE=select"].iter().any(|part| name.contains(part));
         let module = naga::front::wgsl::parse_str(&wgsl).map_err(|error| anyhow!(error.emit_to_string(&wgsl)))?;
         let mut capabilities = Capabilities::empty();
         capabilities.set(Capabilities::SUBGROUP, features.subgroups);
@@ -151,7 +157,7 @@ impl Shader {
             process_overrides(&module, &info, Some((ShaderStage::Compute, ENTRY_POINT)), &Default::default())?;
         let (module, info) = (module.into_owned(), info.into_owned());
         ensure!(module.entry_points.len() == 1, "{} has {} entry points", kernel.name(), module.entry_points.len());
-        Ok(Self { wgsl, module, info, features })
+        Ok(Self { wgsl, module, info, features, hides_uniformity })
     }
 
     pub fn workgroup_size(&self) -> [u32; 3] {
@@ -218,8 +224,9 @@ impl Shader {
     fn wgsl(&self, buffers: &[Buffer]) -> Translation {
         // The standard asks for it; naga does without, and does not know it yet.
         let enabled = if self.features.subgroups { "enable subgroups;\n" } else { "" };
+        let analysed = if self.hides_uniformity { "diagnostic(off, subgroup_uniformity);\n" } else { "" };
         Translation {
-            code: format!("{enabled}{}", self.wgsl).into_bytes(),
+            code: format!("{enabled}{analysed}{}", self.wgsl).into_bytes(),
             entry_point: ENTRY_POINT.into(),
             places: buffers
                 .iter()
