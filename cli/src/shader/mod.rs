@@ -226,8 +226,9 @@ fn write_all(arguments: &Arguments, language: Language, kernels: &[&'static Kern
     }
     let folder = folder.keep();
     readable(&folder).and_then(|()| fs::rename(&folder, output)).with_context(written)?;
-    if let Some(reason) = left_out.first() {
-        report::note(&format!("left out: {} variants with {reason}", left_out.len()));
+    left_out.sort_unstable();
+    for reasons in left_out.chunk_by(|one, other| one == other) {
+        report::note(&format!("left out: {} variants with {}", reasons.len(), reasons[0]));
     }
     Ok(())
 }

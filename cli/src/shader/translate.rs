@@ -53,6 +53,9 @@ impl Target {
     pub const fn lacks(self, features: Features) -> Option<&'static str> {
         match self {
             Self::Wgsl if features.int64 => Some("64-bit integers, which are naga's addition to WGSL"),
+            Self::Wgsl if matches!(features.unseen, Unseen::Barriers) => {
+                Some("barriers in loops that WGSL cannot see to be uniform, which naga lets pass")
+            }
             Self::Glsl if features.int64 => Some("64-bit integers, which wgpu has in no GLSL"),
             _ => None,
         }
@@ -108,12 +111,33 @@ impl Language {
 pub struct Features {
     pub subgroups: bool,
     pub int64: bool,
+    unseen: Unseen,
+}
+
+/// What stands in loops that all invocations run alike, as they follow from the results of reductions or from the workgroup,
+/// where WGSL's analysis takes whatever came near a lane's number to differ from lane to lane. Of the backends only a browser's
+/// asks for the analysis.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Unseen {
+    Nothing,
+    /// A directive turns the analysis off.
+    SubgroupFunctions,
+    /// Nothing turns it off.
+    Barriers,
 }
 
 impl Features {
     /// What a variant's names say that it needs.
     pub fn of(variant: &str) -> Self {
-        Self { subgroups: variant.contains("=subgroup"), int64: variant.contains("=wide_") }
+        let has = |part| variant.contains(part);
+        let unseen = if has("STAGE=select") && has("LANES_BY=subgroups") {
+            Unseen::Barriers
+        } else if has("RAGGED_LOOPS=true") || (has("STAGE=select") && has("LANES_BY=subgroup")) {
+            Unseen::SubgroupFunctions
+        } else {
+            Unseen::Nothing
+        };
+        Self { subgroups: has("=subgroup"), int64: has("=wide_"), unseen }
     }
 
     pub fn names(self) -> Vec<&'static str> {
@@ -131,18 +155,12 @@ pub struct Shader {
     pub module: Module,
     info: ModuleInfo,
     pub features: Features,
-    /// It calls subgroup functions in loops that all lanes of a subgroup run alike, as they follow from the results of others
-    /// or from the workgroup; the standard's analysis takes whatever came near a lane's number for different in each lane.
-    hides_uniformity: bool,
 }
 
 impl Shader {
     pub fn new(kernel: &Kernel, variant: &Variant) -> anyhow::Result<Self> {
         let wgsl = kernel.wgsl(variant)?;
-        let name = variant.to_string();
-        let features = Features::of(&name);
-        let hides_uniformity =
-            features.subgroups && ["RAGGED_LOOPS=true", "STAGE=select"].iter().any(|part| name.contains(part));
+        let features = Features::of(&variant.to_string());
         let module = naga::front::wgsl::parse_str(&wgsl).map_err(|error| anyhow!(error.emit_to_string(&wgsl)))?;
         let mut capabilities = Capabilities::empty();
         capabilities.set(Capabilities::SUBGROUP, features.subgroups);
@@ -157,7 +175,7 @@ impl Shader {
             process_overrides(&module, &info, Some((ShaderStage::Compute, ENTRY_POINT)), &Default::default())?;
         let (module, info) = (module.into_owned(), info.into_owned());
         ensure!(module.entry_points.len() == 1, "{} has {} entry points", kernel.name(), module.entry_points.len());
-        Ok(Self { wgsl, module, info, features, hides_uniformity })
+        Ok(Self { wgsl, module, info, features })
     }
 
     pub fn workgroup_size(&self) -> [u32; 3] {
@@ -178,7 +196,7 @@ impl Shader {
             .module
             .global_variables
             .iter()
-            .filter(move |&(handle, ref variable)| variable.space == AddressSpace::WorkGroup && used(handle))
+            .filter(move |&(handle, variable)| variable.space == AddressSpace::WorkGroup && used(handle))
             .map(move |(_, variable)| layouter[variable.ty].size))
     }
 
@@ -224,7 +242,8 @@ impl Shader {
     fn wgsl(&self, buffers: &[Buffer]) -> Translation {
         // The standard asks for it; naga does without, and does not know it yet.
         let enabled = if self.features.subgroups { "enable subgroups;\n" } else { "" };
-        let analysed = if self.hides_uniformity { "diagnostic(off, subgroup_uniformity);\n" } else { "" };
+        let unseen = self.features.unseen == Unseen::SubgroupFunctions;
+        let analysed = if unseen { "diagnostic(off, subgroup_uniformity);\n" } else { "" };
         Translation {
             code: format!("{enabled}{analysed}{}", self.wgsl).into_bytes(),
             entry_point: ENTRY_POINT.into(),
