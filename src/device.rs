@@ -219,6 +219,28 @@ impl Gpu {
         wgpu::Features::empty()
     }
 
+    /// The checks that are compiled into the crate's shaders: bounds checks and all others, but for the guard against endless
+    /// loops. Every loop of the shaders counts up to a bound in steps of at least one, and the host bounds the counts (u32,
+    /// well below wrapping).
+    ///
+    /// ```
+    /// let checks = double_routing::Gpu::shader_checks();
+    /// assert!(checks.bounds_checks && !checks.force_loop_bounding);
+    /// ```
+    pub fn shader_checks() -> wgpu::ShaderRuntimeChecks {
+        wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() }
+    }
+
+    /// How the crate's shaders are compiled: workgroup memory is left as it is, since every element is written before it is
+    /// read.
+    ///
+    /// ```
+    /// assert!(!double_routing::Gpu::compilation_options().zero_initialize_workgroup_memory);
+    /// ```
+    pub fn compilation_options() -> wgpu::PipelineCompilationOptions<'static> {
+        wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() }
+    }
+
     /// The limits worth asking this adapter for: larger buffers and bindings, finer offsets.
     ///
     /// ```no_run
@@ -688,10 +710,8 @@ impl Gpu {
         let wgsl = kernel.wgsl(variant)?;
         let description =
             wgpu::ShaderModuleDescriptor { label: Some(kernel.name()), source: wgpu::ShaderSource::Wgsl(wgsl.into()) };
-        let checks = wgpu::ShaderRuntimeChecks { force_loop_bounding: false, ..wgpu::ShaderRuntimeChecks::checked() };
-        // SAFETY: bounds checks stay on. What is left out is the guard against endless loops: every loop of the crate's
-        // shaders counts up to a bound in steps of at least one, and the host bounds the counts (u32, well below wrapping).
-        let module = unsafe { self.device().create_shader_module_trusted(description, checks) };
+        // SAFETY: bounds checks stay on, and every loop ends, as `shader_checks` says.
+        let module = unsafe { self.device().create_shader_module_trusted(description, Self::shader_checks()) };
         let compute = self.device().create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
             label: Some(kernel.name()),
             layout: Some(&self.device().create_pipeline_layout(&wgpu::PipelineLayoutDescriptor {
@@ -701,11 +721,7 @@ impl Gpu {
             })),
             module: &module,
             entry_point: Some("main"),
-            compilation_options: wgpu::PipelineCompilationOptions {
-                // Every element of workgroup memory is written before it is read.
-                zero_initialize_workgroup_memory: false,
-                ..Default::default()
-            },
+            compilation_options: Self::compilation_options(),
             cache: None,
         });
         Ok(Pipeline { compute, layout })

@@ -17,6 +17,7 @@ mod model_config;
 mod moe;
 mod report;
 mod save;
+mod shader;
 mod tune;
 
 use std::{env, io, process::ExitCode};
@@ -56,6 +57,9 @@ enum Command {
     Growth(growth::Arguments),
     /// Measure which tiles multiply matrices fastest on this machine's adapter, and write them down for --tuning
     Tune(tune::Arguments),
+    /// Export a kernel for those without wgpu, in the language of their API, with its interface as JSON
+    #[command(after_long_help = shader::ABOUT, after_help = shader::ABOUT)]
+    Shader(shader::Arguments),
     /// Tell languages apart with a trained layer, and show which characters decide
     Demo(demo::Arguments),
 }
@@ -87,6 +91,7 @@ fn main() -> ExitCode {
         Command::Bench(arguments) => bench::run(arguments, &mut out),
         Command::Growth(arguments) => growth::run(arguments, &mut out),
         Command::Tune(arguments) => tune::run(arguments, &mut out),
+        Command::Shader(arguments) => shader::run(arguments, &mut out),
         Command::Demo(arguments) => demo::run(arguments, &mut out),
     };
     match result {

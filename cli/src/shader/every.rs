@@ -1,0 +1,130 @@
+//! Every variant that the host can ask for, in every language: translated, described as it is bound, and without what Metal
+//! gets wrong.
+
+// A test that cannot go on fails, and says why.
+#![allow(clippy::panic, clippy::print_stdout)]
+
+use double_routing::kernels::{ALL, Access, Kernel};
+
+use super::{
+    describe::Description,
+    metal::lint,
+    select::Named,
+    translate::{Language, Shader, Target},
+};
+
+#[test]
+fn every_variant_in_every_language() {
+    for kernel in ALL {
+        let variants: Vec<Named> = kernel.variants().into_iter().map(Named::from).collect();
+        println!("{}: {} variants", kernel.name(), variants.len());
+        std::thread::scope(|threads| {
+            for part in variants.chunks(variants.len().div_ceil(2)) {
+                threads.spawn(|| part.iter().for_each(|variant| examine(kernel, variant)));
+            }
+        });
+    }
+}
+
+fn examine(kernel: &'static Kernel, variant: &Named) {
+    let about = format!("{} {}", kernel.name(), variant.text);
+    let shader = Shader::new(kernel, &variant.variant).unwrap_or_else(|error| panic!("{about}: {error:#}"));
+    for target in Target::ALL {
+        let language = Language::new(*target, None, false).unwrap_or_else(|error| panic!("{about}: {error:#}"));
+        let translated = shader.translate(language);
+        if target.lacks(shader.features).is_some() {
+            assert!(translated.is_err(), "{about}: {target:?}");
+            continue;
+        }
+        let mut translation = translated.unwrap_or_else(|error| panic!("{about}: {target:?}: {error:#}"));
+        let code = std::mem::take(&mut translation.code);
+        if *target == Target::Msl {
+            let text = String::from_utf8_lossy(&code);
+            let memory = shader.workgroup_memory().unwrap_or_else(|error| panic!("{about}: {error:#}"));
+            let problems = lint(&text, shader.workgroup_size().iter().product(), memory);
+            assert!(problems.is_empty(), "{about}: {problems:#?}");
+        }
+        let description = Description::new(kernel, variant, language, &shader, translation)
+            .and_then(|description| Ok(serde_json::to_value(description)?))
+            .unwrap_or_else(|error| panic!("{about}: {target:?}: {error:#}"));
+        interface(&about, kernel, variant, *target, &description);
+        places(&about, *target, &description, &code);
+    }
+}
+
+/// What is said of the bindings and parameters is what the library binds.
+fn interface(about: &str, kernel: &Kernel, variant: &Named, target: Target, description: &serde_json::Value) {
+    let said: Vec<_> = list(&description["bindings"])
+        .iter()
+        .map(|binding| format!("{} {} {}", binding["binding"], binding["name"], binding["access"]))
+        .collect();
+    let slots = kernel.slots(&variant.variant).unwrap_or_else(|error| panic!("{about}: {error}"));
+    let mut bound: Vec<_> = slots.iter().collect();
+    bound.sort_by_key(|slot| slot.binding);
+    let access = |access| if access == Access::Read { "read" } else { "read_write" };
+    let bound: Vec<_> =
+        bound.iter().map(|slot| format!("{} {:?} {:?}", slot.binding, slot.name, access(slot.access))).collect();
+    assert_eq!(said, bound, "{about}: {target:?}");
+
+    let fields = list(&description["parameters"]["fields"]);
+    let said: Vec<_> = fields.iter().map(|field| format!("{} {}", field["name"], field["offset"])).collect();
+    let params = kernel.params();
+    let bound: Vec<_> = params.iter().map(|(name, offset)| format!("{name:?} {offset}")).collect();
+    assert_eq!(said, bound, "{about}: {target:?}");
+    let end = params.iter().map(|(_, offset)| offset + 4).max().unwrap_or_default() as u64;
+    assert_eq!(description["parameters"]["bytes"].as_u64(), Some(end.next_multiple_of(16)), "{about}: {target:?}");
+}
+
+/// Where the description says that a buffer is bound, there is one in the code.
+fn places(about: &str, target: Target, description: &serde_json::Value, code: &[u8]) {
+    let text = String::from_utf8_lossy(code);
+    let buffers = list(&description["bindings"]).iter().chain([&description["parameters"]]);
+    for buffer in buffers {
+        let place = &buffer["place"];
+        let text_of = |name: &str| place[name].as_str().unwrap_or_default().to_owned();
+        let written = match target {
+            Target::Wgsl => format!("@group({}) @binding({}) var<", place["group"], place["binding"]),
+            Target::Msl => format!("[[buffer({})]]", place["buffer"]),
+            Target::Hlsl => format!(": register({})", text_of("register")),
+            Target::Glsl => format!("binding = {}) ", place["binding"]),
+            Target::Spirv => {
+                let bindings = decorations(code, 33);
+                let number = place["binding"].as_u64().unwrap_or(u64::MAX);
+                assert_eq!(bindings.iter().filter(|binding| u64::from(**binding) == number).count(), 1, "{about}");
+                continue;
+            }
+        };
+        assert!(text.contains(&written), "{about}: {target:?} has no {written}");
+        if target == Target::Glsl {
+            assert!(text.contains(&format!("{} {{", text_of("block"))), "{about}: no block {}", text_of("block"));
+        }
+    }
+    let entry = description["entry_point"].as_str().unwrap_or_default();
+    if target != Target::Spirv {
+        assert!(text.contains(&format!("{entry}(")), "{about}: {target:?} has no {entry}");
+    }
+}
+
+/// The operands of SPIR-V's decorations of one kind.
+fn decorations(code: &[u8], kind: u32) -> Vec<u32> {
+    const OP_DECORATE: u32 = 71;
+    let words: Vec<u32> =
+        code.chunks_exact(4).map(|bytes| u32::from_le_bytes([bytes[0], bytes[1], bytes[2], bytes[3]])).collect();
+    let mut found = Vec::new();
+    let mut rest = words.get(5..).unwrap_or_default();
+    while let Some(first) = rest.first() {
+        let (instruction, after) = rest.split_at(((first >> 16).max(1) as usize).min(rest.len()));
+        if let [first, _, decoration, operand] = instruction
+            && first & 0xffff == OP_DECORATE
+            && *decoration == kind
+        {
+            found.push(*operand);
+        }
+        rest = after;
+    }
+    found
+}
+
+fn list(value: &serde_json::Value) -> &[serde_json::Value] {
+    value.as_array().map_or(&[], Vec::as_slice)
+}
