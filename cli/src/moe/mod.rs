@@ -10,13 +10,14 @@ use std::{io::Write, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Context;
 use double_routing::{bytemuck, moe::Routing};
+use double_routing_common::input::Input;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
 use crate::{
     Verdict,
     gpu::{Selection, Target},
-    input::{self, Input},
+    input,
     model_config::ModelConfig,
     report::{self, BOLD, Out},
     save::Destination,
