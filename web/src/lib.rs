@@ -161,7 +161,7 @@ impl Languages {
                     .shares()
                     .map(|(character, share)| (character, share, report::level(share)))
                     .collect(),
-                w: &reading.w,
+                w: reading.w,
                 evaluation: evaluation.report(&self.layer, &input),
             })
         };

@@ -54,7 +54,7 @@ pub struct Told<'a> {
     pub guesses: Vec<Guess<'a>>,
     /// Each with its weight in multiples of an even share, and the level of its colour.
     pub characters: Vec<(char, f64, usize)>,
-    pub w: &'a [f32],
+    pub w: Vec<f32>,
     pub evaluation: Evaluation,
 }
 
