@@ -3,41 +3,18 @@
 //! The glyphs are those of GNU Unifont (SIL Open Font License 1.1), which has nearly all scripts.
 
 use anyhow::Context;
+use double_routing_common::heat::{Colour, PAPER};
 use unifont::get_glyph;
 
 use crate::save::Destination;
 
-pub type Colour = [u8; 3];
-
-pub const PAPER: Colour = [0xff, 0xff, 0xff];
-pub const INK: Colour = [0x1a, 0x1a, 0x1a];
 pub const FAINT: Colour = [0x8a, 0x8a, 0x8a];
-/// From nothing to the strongest: lightness falls steadily, so that it also works without colours.
-const HEAT: [Colour; 5] =
-    [[0xff, 0xff, 0xff], [0xfd, 0xd4, 0x9e], [0xfc, 0x8d, 0x59], [0xd7, 0x30, 0x1f], [0x7f, 0x00, 0x00]];
 
 /// Pixels of the picture for one of the font.
 const SCALE: usize = 2;
 /// Sizes in pixels of the font: a narrow glyph.
 pub const GLYPH_WIDTH: usize = 8;
 pub const GLYPH_HEIGHT: usize = 16;
-
-/// The colour of a strength in 0 .. 1.
-pub fn heat(strength: f64) -> Colour {
-    let position = strength * (HEAT.len() - 1) as f64;
-    let below = (position as usize).min(HEAT.len() - 2);
-    let part = position - below as f64;
-    let mix = |channel: usize| {
-        let (from, to) = (f64::from(HEAT[below][channel]), f64::from(HEAT[below + 1][channel]));
-        (from + part * (to - from)).round() as u8
-    };
-    [mix(0), mix(1), mix(2)]
-}
-
-pub fn readable_on([red, green, blue]: Colour) -> Colour {
-    let lightness = 0.299 * f64::from(red) + 0.587 * f64::from(green) + 0.114 * f64::from(blue);
-    if lightness < 140.0 { PAPER } else { INK }
-}
 
 /// Columns that a character takes: those of ideographs and kana are twice as wide.
 pub fn columns(character: char) -> usize {

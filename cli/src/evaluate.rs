@@ -7,10 +7,10 @@ use double_routing::{
     reference::{Layer, TwoLevels},
     wgpu,
 };
+use double_routing_common::input::{Input, Part};
 
 use crate::{
     gpu::{Target, wait},
-    input::{Input, Part},
     report,
 };
 

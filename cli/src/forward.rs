@@ -9,6 +9,7 @@ use double_routing::{
     kernels::{GroupLimit, GroupScore, PathChoice, Score},
     moe::RouterConfig,
 };
+use double_routing_common::input::Input;
 use safetensors::{Dtype, tensor::TensorView};
 use serde::Serialize;
 
@@ -16,7 +17,7 @@ use crate::{
     Verdict,
     evaluate::{Evaluator, Run},
     gpu::{Selection, Target},
-    input::{self, Input, OutputType},
+    input::{self, OutputType},
     judge::{self, judge},
     report::{self, BOLD, Out},
     save::Destination,

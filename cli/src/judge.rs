@@ -1,17 +1,18 @@
 //! Holding a layer's results against the CPU reference, by the rule that the library's own cases follow.
 
-use std::{io::Write, ops::Range};
+use std::io::Write;
 
 use double_routing::{
     Output, Settings, Weights,
     check::{Judgement, LayerTruth},
 };
+use double_routing_common::{
+    input::Input,
+    judge::{extend, pieces},
+};
 use serde_json::{Value, json};
 
-use crate::{
-    input::{Input, Part},
-    report::{self, BAD, BOLD, GOOD, Out},
-};
+use crate::report::{self, BAD, BOLD, GOOD, Out};
 
 /// A judgement for a machine to read.
 pub fn to_json(judgement: &Judgement) -> Value {
@@ -40,39 +41,17 @@ pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
     }
 }
 
-/// Numbers of the reference's input in one piece of work: its intermediates are many times as large.
-const PIECE: usize = 1 << 20;
-
 /// Judges the output of a layer with these settings.
 pub fn judge(weights: &Weights, settings: Settings, input: &Input, output: &Output) -> anyhow::Result<Judgement> {
     let mut truth = LayerTruth::new(weights, settings).stored(input.storage.y);
-    let sequences = input.sequences();
-    let each = input.tokens_each().saturating_mul(weights.dimensions().input).max(1);
-    let step = (PIECE / each).max(1);
-    let bar = report::progress("checked", sequences, step < sequences);
-    for start in (0..sequences).step_by(step) {
-        let piece = start..sequences.min(start + step);
-        let Part { x, shape, lengths } = input.part(piece.clone());
-        truth.extend(x, &shape, lengths, &of_sequences(output, piece, sequences))?;
-        bar.inc(shape[0] as u64);
+    let pieces: Vec<_> = pieces(weights, input).collect();
+    let bar = report::progress("checked", input.sequences(), pieces.len() > 1);
+    for piece in pieces {
+        bar.inc(piece.len() as u64);
+        extend(&mut truth, input, output, piece)?;
     }
     bar.finish_and_clear();
     Ok(truth.judge())
-}
-
-/// What an output has of some of its sequences, of which each has as much as any other.
-fn of_sequences(output: &Output, piece: Range<usize>, sequences: usize) -> Output {
-    fn part<T: Clone>(values: &[T], piece: &Range<usize>, sequences: usize) -> Vec<T> {
-        let each = values.len() / sequences;
-        values[piece.start * each..piece.end * each].to_vec()
-    }
-    Output {
-        y: part(&output.y, &piece, sequences),
-        w: part(&output.w, &piece, sequences),
-        indices: part(&output.indices, &piece, sequences),
-        ids: part(&output.ids, &piece, sequences),
-        gates: part(&output.gates, &piece, sequences),
-    }
 }
 
 #[cfg(test)]
@@ -80,9 +59,10 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
     use double_routing::{Linear, Settings, Storage, Weights};
+    use double_routing_common::input::Input;
 
     use super::judge;
-    use crate::{evaluate::Evaluator, gpu::Target, input::Input};
+    use crate::{evaluate::Evaluator, gpu::Target};
 
     fn values(count: usize) -> Vec<f32> {
         (0..count).map(|at| ((at * 37 + 11) % 23) as f32 / 46.0 - 0.25).collect()

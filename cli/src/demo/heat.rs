@@ -4,21 +4,13 @@ use std::io::{self, Write};
 
 use anstream::ColorChoice;
 use anstyle::{Ansi256Color, Style};
+use double_routing_common::{heat::strength, languages::Reading};
 
-use super::model::Reading;
 use crate::report::{DIM, Out};
-
-/// The share from which the colour stays the strongest.
-const STRONGEST: f64 = 8.0;
 
 /// Backgrounds from weak to strong, all of which stand out from a dark and from a light terminal, with a foreground that
 /// can be read on them.
 const BACKGROUNDS: [(u8, u8); 5] = [(94, 231), (130, 231), (172, 16), (208, 16), (214, 16)];
-
-/// How strongly a character's share shows: nothing up to an even one, then by its logarithm up to 1.
-pub fn strength(share: f64) -> f64 {
-    (share.max(1.0).ln() / STRONGEST.ln()).min(1.0)
-}
 
 fn style(share: f64) -> Style {
     let last = BACKGROUNDS.len() - 1;

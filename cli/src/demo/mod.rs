@@ -1,7 +1,7 @@
 //! `demo`: tells languages apart with a trained layer, and shows which characters decide.
 
 mod heat;
-mod model;
+mod held_out;
 mod picture;
 
 use std::{io::Write, path::PathBuf};
@@ -9,6 +9,7 @@ use std::{io::Write, path::PathBuf};
 use anyhow::ensure;
 use clap::builder::NonEmptyStringValueParser;
 use double_routing::{Settings, check::Judgement};
+use double_routing_common::languages::{Guess, Model, Reading};
 use serde::Serialize;
 
 use crate::{
@@ -20,7 +21,7 @@ use crate::{
     report::{self, BAD, BOLD, DIM, GOOD, Out},
     save::Destination,
 };
-use model::{HeldOut, Model, Reading};
+use held_out::HeldOut;
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
@@ -37,12 +38,14 @@ pub struct Arguments {
     json: bool,
 }
 
+const LANGUAGES: &[u8] = include_bytes!("../../data/languages.safetensors");
+
 /// Terminal columns that an example takes.
 const EXAMPLE_COLUMNS: std::ops::RangeInclusive<usize> = 40..=76;
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let picture = arguments.picture.as_deref().map(Destination::new).transpose()?;
-    let model = Model::embedded()?;
+    let model = Model::from_safetensors(LANGUAGES)?;
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &model.weights, Settings::default())?;
     let demo = Demo { arguments, model, target, evaluator };
@@ -78,21 +81,13 @@ struct Tally {
     taken_for: Vec<String>,
 }
 
-/// A language and how probable it is.
-#[derive(Debug, Serialize)]
-struct Guess<'a> {
-    label: &'a str,
-    name: &'a str,
-    probability: f64,
-}
-
 impl Demo<'_> {
     /// Tells the language of one text.
     fn tell(&self, text: &str, out: &mut Out) -> anyhow::Result<Reading> {
         let input = self.model.input(&[text]);
         let output = self.evaluator.run(&input, None)?.output;
         let reading = self.model.readings(&[text], &input, &output).remove(0);
-        let guesses = self.guesses(&reading);
+        let guesses = self.model.guesses(&reading);
         if self.arguments.json {
             let value = serde_json::json!({
                 "adapter": self.target.description(), "text": text, "guesses": guesses, "w": reading.w,
@@ -115,18 +110,6 @@ impl Demo<'_> {
         heat::print(out, &reading)?;
         heat::print_legend(out)?;
         Ok(reading)
-    }
-
-    /// Every language, the most probable first.
-    fn guesses(&self, reading: &Reading) -> Vec<Guess<'_>> {
-        let mut guesses: Vec<_> = reading
-            .probabilities()
-            .into_iter()
-            .zip(self.model.labels.iter().zip(&self.model.names))
-            .map(|(probability, (label, name))| Guess { label, name, probability })
-            .collect();
-        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
-        guesses
     }
 
     /// Tells the languages of the held-out sentences, and holds the answers against PyTorch's. Returns an example of each
@@ -191,7 +174,9 @@ impl Demo<'_> {
                     .zip(&held_out.sentences)
                     .filter(|(reading, sentence)| sentence.label == label && reading.best() == label)
                     .map(|(reading, _)| reading)
-                    .filter(|reading| EXAMPLE_COLUMNS.contains(&reading.columns()))
+                    .filter(|reading| {
+                        EXAMPLE_COLUMNS.contains(&reading.characters.iter().map(|&character| columns(character)).sum())
+                    })
                     .max_by(|a, b| a.confidence().total_cmp(&b.confidence()))
                     .cloned()
             })

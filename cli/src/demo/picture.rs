@@ -1,11 +1,12 @@
 //! The weights of the characters as a picture.
 
-use super::{
-    heat::strength,
-    model::{Model, Reading},
+use double_routing_common::{
+    heat::{heat, readable_on, strength},
+    languages::{Model, Reading},
 };
+
 use crate::{
-    canvas::{Canvas, FAINT, GLYPH_HEIGHT, GLYPH_WIDTH as COLUMN, columns, heat, readable_on},
+    canvas::{Canvas, FAINT, GLYPH_HEIGHT, GLYPH_WIDTH as COLUMN, columns},
     save::Destination,
 };
 

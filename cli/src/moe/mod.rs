@@ -10,6 +10,7 @@ use std::{io::Write, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Context;
 use double_routing::{Storage, Values, bytemuck, moe::Routing};
+use double_routing_common::input::Input;
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -17,7 +18,7 @@ use crate::{
     Verdict,
     forward::typed,
     gpu::{Selection, Target},
-    input::{self, Input, OutputType},
+    input::{self, OutputType},
     model_config::ModelConfig,
     report::{self, BOLD, Out},
     save::Destination,

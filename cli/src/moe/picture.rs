@@ -5,11 +5,12 @@ use std::path::Path;
 
 use anyhow::bail;
 use double_routing::moe::Routing;
+use double_routing_common::heat::{Colour, INK, heat};
 use plotters::{prelude::*, style::text_anchor::HPos};
 
 use super::Load;
 use crate::{
-    canvas::{Canvas, Colour, FAINT, GLYPH_HEIGHT, GLYPH_WIDTH, INK, heat},
+    canvas::{Canvas, FAINT, GLYPH_HEIGHT, GLYPH_WIDTH},
     chart::{self, Svg},
     model_config::ModelConfig,
     report,

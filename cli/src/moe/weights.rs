@@ -10,11 +10,12 @@ use double_routing::{
     Values,
     moe::{MoeWeights, RouterWeights},
 };
+use double_routing_common::input::not_finite;
 use safetensors::{SafeTensors, tensor::TensorView};
 
 use super::Part;
 use crate::{
-    input::{not_finite, read},
+    input::{read, refusal},
     model_config::ModelConfig,
 };
 
@@ -207,7 +208,7 @@ fn finite(tensors: &Tensors<'_>, prefix: &str, part: Part) -> anyhow::Result<()>
         }
         let values = Values::from_safetensors(name, view)?;
         if let Some(position) = values.first_non_finite() {
-            bail!(not_finite(name, view.shape(), position, values.to_f32()[position]));
+            return Err(refusal(&not_finite(name, view.shape(), position, values.to_f32()[position])));
         }
     }
     Ok(())

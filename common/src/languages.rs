@@ -1,21 +1,17 @@
-//! The trained model and the held-out sentences that come with the command; `examples/training/train.py` made them.
-
-use std::collections::BTreeMap;
+//! A model that tells languages: from a text's characters to the layer's x, and from its results to what they say of the text.
+//! `examples/training/train.py` made the model.
 
 use anyhow::{Context, ensure};
 use double_routing::{Output, Storage, Values, Weights};
 use safetensors::SafeTensors;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 
-use crate::{canvas::columns, input::Input};
-
-const LANGUAGES: &[u8] = include_bytes!("../../data/languages.safetensors");
-const HELD_OUT: &str = include_str!("../../data/held_out.tsv");
-const RECORDED: &str = include_str!("../../data/held_out.json");
+use crate::input::Input;
 
 /// A table of token vectors, and the layer behind it.
 #[derive(Debug)]
 pub struct Model {
+    /// The layer's.
     pub weights: Weights,
     /// Codes of the languages, in the order of the scores.
     pub labels: Vec<String>,
@@ -25,9 +21,21 @@ pub struct Model {
     buckets: usize,
 }
 
+/// A language and how probable it is.
+#[derive(Debug, Serialize)]
+pub struct Guess<'a> {
+    /// Its code.
+    pub label: &'a str,
+    /// Its name in itself.
+    pub name: &'a str,
+    /// Within 0 and 1.
+    pub probability: f64,
+}
+
 /// What the model makes of a sentence.
 #[derive(Debug, Clone)]
 pub struct Reading {
+    /// The text's.
     pub characters: Vec<char>,
     /// The routing weight of each character.
     pub w: Vec<f32>,
@@ -35,48 +43,21 @@ pub struct Reading {
     pub scores: Vec<f64>,
 }
 
-/// Sentences that the model was not trained on, and how it did in PyTorch.
-#[derive(Debug)]
-pub struct HeldOut {
-    pub sentences: Vec<Sentence>,
-    pub recorded: Recorded,
-}
-
-#[derive(Debug)]
-pub struct Sentence {
-    pub label: usize,
-    pub predicted_by_torch: usize,
-    pub text: &'static str,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-pub struct Recorded {
-    pub accuracy: f64,
-    pub correct: usize,
-    pub total: usize,
-    pub majority_baseline: f64,
-    pub torch: String,
-    per_language: BTreeMap<String, PerLanguage>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct PerLanguage {
-    correct: usize,
-    total: usize,
-}
-
 impl Model {
-    /// The model in the command.
-    pub fn embedded() -> anyhow::Result<Self> {
-        let (_, header) = SafeTensors::read_metadata(LANGUAGES)?;
+    /// The model in the bytes of its file.
+    ///
+    /// # Errors
+    /// Names what the file lacks, or what does not fit.
+    pub fn from_safetensors(bytes: &[u8]) -> anyhow::Result<Self> {
+        let (_, header) = SafeTensors::read_metadata(bytes)?;
         let list = |key: &str| -> anyhow::Result<Vec<String>> {
             let value = header.metadata().as_ref().and_then(|metadata| metadata.get(key));
             Ok(value.with_context(|| format!("the model has no {key}"))?.split(',').map(str::to_owned).collect())
         };
         let (labels, names) = (list("labels")?, list("names")?);
-        let view = SafeTensors::deserialize(LANGUAGES)?.tensor("tokens.weight")?;
+        let view = SafeTensors::deserialize(bytes)?.tensor("tokens.weight")?;
         let tokens = Values::from_safetensors("tokens.weight", &view)?.to_f32();
-        let weights = Weights::from_safetensors(LANGUAGES, "")?;
+        let weights = Weights::from_safetensors(bytes, "")?;
         let dimensions = weights.dimensions();
         let [buckets, features] = *view.shape() else { anyhow::bail!("tokens.weight is {:?}", view.shape()) };
         ensure!(buckets > 0 && features == dimensions.input, "tokens.weight is {:?}, layer {dimensions}", view.shape());
@@ -117,6 +98,18 @@ impl Model {
         };
         sentences.iter().enumerate().map(reading).collect()
     }
+
+    /// Every language, the most probable first.
+    pub fn guesses(&self, reading: &Reading) -> Vec<Guess<'_>> {
+        let mut guesses: Vec<_> = reading
+            .probabilities()
+            .into_iter()
+            .zip(self.labels.iter().zip(&self.names))
+            .map(|(probability, (label, name))| Guess { label, name, probability })
+            .collect();
+        guesses.sort_by(|a, b| b.probability.total_cmp(&a.probability));
+        guesses
+    }
 }
 
 impl Reading {
@@ -150,31 +143,9 @@ impl Reading {
         self.characters.iter().zip(&self.w).map(move |(&character, &w)| (character, f64::from(w) * even))
     }
 
+    /// The text again.
     pub fn text(&self) -> String {
         self.characters.iter().collect()
-    }
-
-    /// Columns of a terminal or of the picture's font.
-    pub fn columns(&self) -> usize {
-        self.characters.iter().map(|&character| columns(character)).sum()
-    }
-}
-
-impl HeldOut {
-    /// The sentences in the command.
-    pub fn embedded(model: &Model) -> anyhow::Result<Self> {
-        let place = |label: &str| {
-            model.labels.iter().position(|known| known == label).with_context(|| format!("no language {label}"))
-        };
-        let sentence = |line: &'static str| -> anyhow::Result<Sentence> {
-            let mut fields = line.splitn(3, '\t');
-            let mut next = || fields.next().with_context(|| format!("held out: '{line}' lacks a field"));
-            Ok(Sentence { label: place(next()?)?, predicted_by_torch: place(next()?)?, text: next()? })
-        };
-        let sentences = HELD_OUT.lines().map(sentence).collect::<anyhow::Result<Vec<_>>>()?;
-        let recorded: Recorded = serde_json::from_str(RECORDED)?;
-        ensure!(sentences.len() == recorded.total, "{} sentences, {} recorded", sentences.len(), recorded.total);
-        Ok(Self { sentences, recorded })
     }
 }
 

@@ -1,0 +1,42 @@
+//! Holding a layer's results against the CPU reference, piece by piece.
+
+use std::ops::Range;
+
+use double_routing::{Output, Result, Weights, check::LayerTruth};
+
+use crate::input::{Input, Part};
+
+/// Numbers of the reference's input in one piece of work: its intermediates are many times as large.
+const PIECE: usize = 1 << 20;
+
+/// The sequences of each piece, in order.
+pub fn pieces(weights: &Weights, input: &Input) -> impl Iterator<Item = Range<usize>> + use<> {
+    let sequences = input.sequences();
+    let each = input.tokens_each().saturating_mul(weights.dimensions().input).max(1);
+    let step = (PIECE / each).max(1);
+    (0..sequences).step_by(step).map(move |start| start..sequences.min(start + step))
+}
+
+/// Adds one piece of an output to the truth about it.
+///
+/// # Errors
+/// As [`LayerTruth::extend`].
+pub fn extend(truth: &mut LayerTruth, input: &Input, output: &Output, piece: Range<usize>) -> Result<()> {
+    let Part { x, shape, lengths } = input.part(piece.clone());
+    truth.extend(x, &shape, lengths, &of_sequences(output, piece, input.sequences()))
+}
+
+/// What an output has of some of its sequences, of which each has as much as any other.
+fn of_sequences(output: &Output, piece: Range<usize>, sequences: usize) -> Output {
+    fn part<T: Clone>(values: &[T], piece: &Range<usize>, sequences: usize) -> Vec<T> {
+        let each = values.len() / sequences;
+        values[piece.start * each..piece.end * each].to_vec()
+    }
+    Output {
+        y: part(&output.y, &piece, sequences),
+        w: part(&output.w, &piece, sequences),
+        indices: part(&output.indices, &piece, sequences),
+        ids: part(&output.ids, &piece, sequences),
+        gates: part(&output.gates, &piece, sequences),
+    }
+}
