@@ -335,8 +335,7 @@ fn routers_write_where_they_are_told_to() {
         let own = wait(&gpu, router.run(&x, tokens)).expect("a routing");
         let x = gpu.upload("x", bytemuck::cast_slice(&x)).expect("a buffer");
         let untouched = vec![0xabcd_u32; 128];
-        let [ids, gates] =
-            [(); 2].map(|()| gpu.upload("result", bytemuck::cast_slice(&untouched)).expect("a buffer"));
+        let [ids, gates] = [(); 2].map(|()| gpu.upload("result", bytemuck::cast_slice(&untouched)).expect("a buffer"));
         let (of_ids, of_gates) = (Tensor::u32(&ids, &[tokens, each]), Tensor::f32(&gates, &[tokens, each]));
         let forward = router.forward(Tensor::f32(&x, &[tokens, features]));
         let forward = forward.ids(of_ids.offset(12)).gates(of_gates.offset(100)).dispatch().plan().expect("a plan");

@@ -42,10 +42,10 @@ fn main() -> Result<()> {
     let WgpuSetup { device: shared, queue, .. } = setup;
     let gpu = Gpu::from_device(shared, queue);
 
-    // In eighths, like x below: products and their sums are exact in f32, so the reference has the same logits.
+    // In eighths, as x will be: products and their sums are exact in f32, so the reference has the same logits.
     let mut random = fastrand::Rng::with_seed(1);
     let gate: Vec<f32> = (0..paths * FEATURES).map(|_| random.i32(-4..=4) as f32 / 8.0).collect();
-    let bias: Vec<f32> = (0..paths).map(|_| random.i32(-4..=4) as f32 / 64.0).collect();
+    let bias: Vec<f32> = (0..paths).map(|_| 0.1 * random.f32()).collect();
     let weights = RouterWeights::new(gate.clone(), [paths, FEATURES], Some(bias.clone().into()))?;
     let router = Router::new(&gpu, &weights, ROUTER)?;
 
@@ -61,7 +61,8 @@ fn main() -> Result<()> {
     let routing = forward.gates(lent_gates.view(Element::F32)).dispatch().plan()?;
     let mut encoder = gpu.device().create_command_encoder(&Default::default());
     routing.record(&mut encoder.begin_compute_pass(&Default::default()));
-    // burn keeps work back to submit it in batches. What is recorded so far comes before ours; the rest will come behind it.
+    // burn submits in batches, and lending has submitted what the tensors come from. Whatever else it has kept back comes before
+    // ours now, and what it is told from here on behind it.
     device.flush()?;
     gpu.queue().submit([encoder.finish()]);
 
@@ -78,7 +79,8 @@ fn main() -> Result<()> {
     }
     let counts = routing.counts().context("nothing was dispatched")?;
     let counts: Vec<u32> = bytemuck::pod_collect_to_vec(&pollster::block_on(gpu.read(&counts))?);
-    let (x, ids, gates, load) = (read::<f32, _>(x)?, read::<u32, _>(ids)?, read::<f32, _>(gates)?, read::<f32, _>(load)?);
+    let (x, ids, gates, load) =
+        (read::<f32, _>(x)?, read::<u32, _>(ids)?, read::<f32, _>(gates)?, read::<f32, _>(load)?);
 
     // Everything is as the reference has it, from what burn reads back.
     let product = Product { rows: TOKENS, columns: paths, depth: FEATURES, transposed: true, ..Product::default() };
@@ -95,14 +97,17 @@ fn main() -> Result<()> {
         }
         decided += 1;
     }
-    ensure!(decided > TOKENS * 9 / 10, "f32 decides the paths of {decided} tokens alone, of {TOKENS}");
+    ensure!(decided * 100 >= TOKENS * 99, "f32 decides the paths of only {decided} tokens of {TOKENS}");
     for (path, (&count, &load)) in counts.iter().zip(&load).enumerate() {
         let of_path: Vec<_> = ids.iter().zip(&gates).filter(|(id, _)| **id as usize == path).collect();
         ensure!(count as usize == of_path.len(), "path {path}: {count} tokens counted, of {}", of_path.len());
         let sum: f64 = of_path.iter().map(|(_, gate)| f64::from(**gate)).sum();
         // As many additions as tokens at most, whatever the order.
         let bound = TOKENS as f64 * ROUNDING * sum;
-        ensure!((f64::from(load) - sum).abs() <= bound, "path {path}: burn adds up {load}, expected {sum} ± {bound:.1e}");
+        ensure!(
+            (f64::from(load) - sum).abs() <= bound,
+            "path {path}: burn adds up {load}, expected {sum} ± {bound:.1e}"
+        );
     }
 
     println!("one device for both: {}", gpu.info().name);
@@ -110,7 +115,10 @@ fn main() -> Result<()> {
         let WgpuResource { buffer, offset, .. } = lent.resource.resource();
         println!("{name:5} {:?} is burn's: byte {offset} of its buffer of {}", lent.shape, buffer.size());
     }
-    println!("{decided} of {TOKENS} tokens are routed as the reference routes them; of the others f32 does not decide the paths");
+    println!(
+        "{decided} of {TOKENS} tokens have the reference's paths and gates, {} f32 does not decide",
+        TOKENS - decided
+    );
     let busiest = counts.iter().zip(&load).enumerate().max_by_key(|(_, (count, _))| **count);
     let (path, (count, load)) = busiest.context("no path")?;
     println!("path {path} is the busiest: {count} tokens counted by our plan, {load:.2} of weight added up by burn");
@@ -129,7 +137,8 @@ impl Lent {
     where
         K: Basic + BackendPrimitive<Wgpu, Primitive = <Wgpu as BackendTypes>::FloatTensorPrimitive>,
     {
-        let lazy = tensor.clone().try_into_primitive::<Wgpu>().map_err(|error| anyhow!("no tensor of wgpu: {error:?}"))?;
+        let lazy =
+            tensor.clone().try_into_primitive::<Wgpu>().map_err(|error| anyhow!("no tensor of wgpu: {error:?}"))?;
         let tensor = lazy.client.clone().resolve_tensor_float::<CubeBackend>(lazy);
         ensure!(tensor.is_contiguous(), "the tensor is a view whose strides are {:?}", tensor.meta.strides());
         let resource = tensor.client.get_resource::<<WgpuRuntime as Runtime>::Server>(tensor.handle.clone());
