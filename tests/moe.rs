@@ -324,6 +324,34 @@ fn capacity_drops_the_last_tokens() {
     assert_ne!(bits(&none.0), bits(&limited.0));
 }
 
+/// Into tensors of the caller's, somewhere in a buffer, the same bits are written, and nothing beside them.
+#[test]
+fn routers_write_where_they_are_told_to() {
+    for gpu in gpus() {
+        let (tokens, features, paths, each) = (7, 36, 8, 2);
+        let weights = RouterWeights::new(random(1, paths * features), [paths, features], None).expect("weights");
+        let router = Router::new(&gpu, &weights, RouterConfig::mixtral()).expect("a router");
+        let x = random(2, tokens * features);
+        let own = wait(&gpu, router.run(&x, tokens)).expect("a routing");
+        let x = gpu.upload("x", bytemuck::cast_slice(&x)).expect("a buffer");
+        let untouched = vec![0xabcd_u32; 128];
+        let [ids, gates] = [(); 2].map(|()| gpu.upload("result", bytemuck::cast_slice(&untouched)).expect("a buffer"));
+        let (of_ids, of_gates) = (Tensor::u32(&ids, &[tokens, each]), Tensor::f32(&gates, &[tokens, each]));
+        let forward = router.forward(Tensor::f32(&x, &[tokens, features]));
+        let forward = forward.ids(of_ids.offset(12)).gates(of_gates.offset(100)).dispatch().plan().expect("a plan");
+        submit(&gpu, forward.plan());
+        assert_eq!((forward.ids().buffer(), forward.gates().buffer()), (&ids, &gates));
+        for (buffer, first, expected) in [(&ids, 3, own.ids), (&gates, 25, bits(&own.gates))] {
+            let whole = wait(&gpu, gpu.read(&Tensor::u32(buffer, &[untouched.len()]))).expect("words");
+            let mut wanted = untouched.clone();
+            wanted[first..first + tokens * each].copy_from_slice(&expected);
+            assert_eq!(bytemuck::pod_collect_to_vec::<u8, u32>(&whole), wanted);
+        }
+        let counts = wait(&gpu, gpu.read(&forward.counts().expect("dispatched"))).expect("counts");
+        assert_eq!(bytemuck::pod_collect_to_vec::<u8, u32>(&counts), own.counts);
+    }
+}
+
 /// The statistics are those of the forward's own logits and of all tokens, dropped ones included.
 #[test]
 fn routers_tell_how_evenly_paths_are_loaded() {
@@ -383,4 +411,18 @@ fn refuses_what_does_not_fit() {
     let weights = RouterWeights::new(vec![0.0f32; 12], [4, 3], None).expect("weights");
     let router = Router::new(&gpu, &weights, RouterConfig::mixtral()).expect_err("another number of paths");
     assert_eq!(router.to_string(), "router: gate.weight is [4, 3], the configuration has 8 paths");
+    let weights = RouterWeights::new(vec![0.0f32; 24], [8, 3], None).expect("weights");
+    let router = Router::new(&gpu, &weights, RouterConfig::mixtral()).expect("a router");
+    let forward = || router.forward(Tensor::f32(&x, &[5, 3]));
+    let refusals = [
+        (forward().ids(Tensor::u32(&y, &[5, 3])), "router: ids is [5, 3], expected [5, 2]"),
+        (forward().gates(Tensor::f32(&y, &[4, 2])), "router: gates is [4, 2], expected [5, 2]"),
+        (forward().gates(Tensor::u32(&y, &[5, 2])), "gates is u32, expected f32"),
+        (forward().ids(Tensor::u32(&x, &[5, 2]).offset(4096)), "router: x and the output share a buffer"),
+        (forward().ids(Tensor::u32(&y, &[5, 2])).gates(Tensor::f32(&y, &[5, 2]).offset(4096)), "ids and gates share"),
+    ];
+    for (forward, expected) in refusals {
+        let refusal = forward.plan().expect_err("does not fit").to_string();
+        assert!(refusal.contains(expected), "{refusal}");
+    }
 }

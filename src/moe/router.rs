@@ -122,7 +122,16 @@ impl Router {
     /// # Ok(()) }
     /// ```
     pub fn forward<'a>(&'a self, x: Tensor<'a>) -> RouterForwardBuilder<'a> {
-        RouterForwardBuilder { router: self, x, margin: false, dispatch: false, capacity: None, statistics: false }
+        RouterForwardBuilder {
+            router: self,
+            x,
+            ids: None,
+            gates: None,
+            margin: false,
+            dispatch: false,
+            capacity: None,
+            statistics: false,
+        }
     }
 
     /// Routes tokens once: uploads x (`[tokens, D]`), computes, reads everything back.
@@ -206,13 +215,43 @@ pub struct Routing {
 pub struct RouterForwardBuilder<'a> {
     router: &'a Router,
     x: Tensor<'a>,
+    ids: Option<Tensor<'a>>,
+    gates: Option<Tensor<'a>>,
     margin: bool,
     dispatch: bool,
     capacity: Option<u32>,
     statistics: bool,
 }
 
-impl RouterForwardBuilder<'_> {
+impl<'a> RouterForwardBuilder<'a> {
+    /// Writes the chosen paths to a tensor of the caller's, u32 `[T, e]`, instead of a buffer of the forward's own.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, moe::RouterForwardBuilder};
+    /// # fn with<'a>(forward: RouterForwardBuilder<'a>, ids: Tensor<'a>) -> RouterForwardBuilder<'a> {
+    /// forward.ids(ids)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn ids(mut self, ids: Tensor<'a>) -> Self {
+        self.ids = Some(ids);
+        self
+    }
+
+    /// Writes what they weigh to a tensor of the caller's, f32 `[T, e]`, instead of a buffer of the forward's own.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Tensor, moe::RouterForwardBuilder};
+    /// # fn with<'a>(forward: RouterForwardBuilder<'a>, gates: Tensor<'a>) -> RouterForwardBuilder<'a> {
+    /// forward.gates(gates)
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn gates(mut self, gates: Tensor<'a>) -> Self {
+        self.gates = Some(gates);
+        self
+    }
+
     /// Also computes the margin of each token: [`RouterForward::margin`].
     ///
     /// ```no_run
@@ -276,7 +315,7 @@ impl RouterForwardBuilder<'_> {
     /// Checks everything, makes the buffers and builds the steps.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for an x that does not fit, [`Error::Limit`] for what the device
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for tensors that do not fit, [`Error::Limit`] for what the device
     /// does not allow.
     ///
     /// ```no_run
@@ -303,8 +342,20 @@ impl RouterForwardBuilder<'_> {
         let product = Matmul::new(self.x.clone(), gate.tensor(), logits.tensor()).transposed();
         plan.append(product.batch_invariant(*batch_invariant).plan(gpu)?);
 
-        let ids = new("ids", Element::U32, &[tokens, per_token])?;
-        let gates = new("gates", Element::F32, &[tokens, per_token])?;
+        let result = |name, element, wanted: &Option<Tensor<'_>>| match wanted {
+            Some(tensor) if tensor.shape() != [tokens, per_token] => {
+                let (found, expected) = (tensor.shape(), [tokens, per_token]);
+                Err(Error::shape(NAME, format!("{name} is {found:?}, expected {expected:?}")))
+            }
+            Some(tensor) => {
+                // x is read in an earlier dispatch, but a plan is recorded more than once.
+                self.x.check_apart(NAME, "x", tensor)?;
+                Ok(Owned::of(tensor))
+            }
+            None => new(name, element, &[tokens, per_token]),
+        };
+        let ids = result("ids", Element::U32, &self.ids)?;
+        let gates = result("gates", Element::F32, &self.gates)?;
         let margin = if self.margin { Some(new("margin", Element::F32, &[tokens])?) } else { None };
         let mut choice = RoutePaths::new(logits.tensor(), ids.tensor(), gates.tensor(), config.choice);
         if let Some(bias) = correction_bias {
