@@ -6,7 +6,8 @@
 set -eu
 cd "$(dirname "$0")/.."
 
-cargo build --workspace
+# As the tests have it built: for another choice of packages cargo would build their dependencies once more.
+cargo test --workspace --no-run
 there=$("${CARGO_TARGET_DIR:-target}/debug/double-routing" adapters --json)
 there=$(printf %s "$there" | tr -d ' \n')
 case "$(uname -s)" in

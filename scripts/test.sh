@@ -8,7 +8,5 @@ cd "$(dirname "$0")/.."
 # Where this is not set, as in a container, Wayland's library complains once for every GL adapter that is opened.
 export XDG_RUNTIME_DIR="${XDG_RUNTIME_DIR:-${TMPDIR:-/tmp}}"
 
-# The command is built along with its tests.
-cargo test --workspace --no-run
 scripts/adapters.sh
 cargo test --workspace "$@"

@@ -104,7 +104,8 @@ case "$part" in
                 unpack "$work/driver" "chromium-driver=$version" && driver=$work/driver/usr/bin/chromedriver
         } || missing 'no chromedriver of the version of chromium'
         step 'compiling the command'
-        cargo build --locked -p double-routing-cli
+        # As the tests have it built: for another choice of packages cargo would build their dependencies once more.
+        cargo test --locked --workspace --no-run
         step 'testing in Chromium'
         python3 web/test.py --page "$page" --chromium "$chromium" --driver "$driver" \
             --command "$target/debug/double-routing" --pictures "$work/pictures"

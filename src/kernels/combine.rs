@@ -260,10 +260,11 @@ impl<'a> Combine<'a> {
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
         let shape = self.check()?;
         let mut plan = Plan::default();
-        if shape.columns == 0 {
+        let of_y = elements(NAME, self.y.shape())?;
+        if of_y == 0 {
             return Ok(plan);
         }
-        if !whole_words(self.y.element(), elements(NAME, self.y.shape())? / shape.columns, shape.columns) {
+        if !whole_words(self.y.element(), of_y / shape.columns, shape.columns) {
             let sums = reduce::Sums::new(gpu, &self.y)?;
             let plan = Combine { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
             return sums.round(gpu, plan, &self.y);
