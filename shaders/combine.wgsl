@@ -20,7 +20,9 @@
 //#if STAGE == combine
 //#import lib/load rows
 //#endif
+//#if !MOVED
 //#import lib/optional plus
+//#endif
 
 const LANES: u32 = 64u;
 //#if ALONE
@@ -58,7 +60,9 @@ struct Params {
 //#if GATED
 @group(0) @binding(3) var<storage, read> gates: array<f32>;
 //#endif
+//#if !MOVED
 @group(0) @binding(4) var<storage, read> plus: array<u32>;
+//#endif
 //#if TARGETED
 @group(0) @binding(5) var<storage, read> targets: array<u32>;
 //#endif

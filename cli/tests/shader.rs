@@ -107,7 +107,7 @@ fn says_where_each_language_binds() {
     let folder = tempfile::tempdir().expect("a folder");
     let exported = |target: &str, more: &[&str]| {
         let path = folder.path().join(target);
-        let tile = ["matmul", "--tile", "shared 16x16 8x2 16", "B_TRANSPOSED=true", "b_TYPE=bf16", "BIAS=true"];
+        let tile = ["matmul", "--tile", "shared 16x16 8x2 16", "B_TRANSPOSED=true", "b_TYPE=bf16"];
         let to = ["--target", target, "--output", path.to_str().expect("text")];
         shader(&[&tile, &to[..], more].concat()).passed();
         (fs::read(&path).expect("the shader"), read_json(&path.with_extension("json")))

@@ -23,7 +23,7 @@ pub const COMBINE: Kernel = Kernel {
         Slot::read(1, "rows").when("STAGE == combine"),
         Slot::read(2, "positions").when("STAGE == combine"),
         Slot::read(3, "gates").when("GATED"),
-        Slot::read(4, "plus"),
+        Slot::read(4, "plus").when("!MOVED"),
         Slot::read(5, "targets").when("TARGETED"),
         Slot::write(6, "y"),
     ],
