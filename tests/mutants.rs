@@ -837,7 +837,9 @@ impl Copy {
             fs::remove_dir_all(&at).expect("an old copy can be removed");
         }
         fs::create_dir_all(&at).expect("the target folder can be written");
-        for name in ["Cargo.toml", "Cargo.lock", "README.md", "src", "shaders", "tests", "benches", "examples", "cli"] {
+        for name in
+            ["Cargo.toml", "Cargo.lock", "README.md", "src", "shaders", "tests", "benches", "examples", "cli", "common"]
+        {
             copy_tree(&root.join(name), &at.join(name)).unwrap_or_else(|error| panic!("{name}: {error}"));
         }
         let copy = Self { at, target: target.into() };

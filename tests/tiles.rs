@@ -16,15 +16,12 @@ use double_routing::{
 };
 
 /// Beyond the edges of the largest tile; odd and aligned rows, B as it is and transposed, and narrow types of each operand.
-const CASES: [&str; 10] = [
+const CASES: [&str; 7] = [
     "matmul 9x33x5 f32 integers",
     "matmul 9x33x5 f32 integers bt",
-    "matmul 65x63x31 f32 reals bias",
     "matmul 65x63x31 f32 reals bt bias",
     "matmul 130x68x132 f32 integers",
     "matmul 130x68x132 f32 integers bt",
-    "matmul 17x36x24 bf16 reals bias",
-    "matmul 17x36x24 bf16 reals bt bias",
     "matmul 17x36x24 bf16 reals bt bias a=bf16",
     "matmul 17x36x24 f32 reals bt bias c=f16",
 ];
