@@ -765,44 +765,56 @@ fn every_mutant_is_caught() {
     let only = std::env::var("MUTANT").unwrap_or_default();
     let chosen = || MUTANTS.iter().filter(|mutant| mutant.fault.contains(&only));
 
-    // Without a fault the tests pass, or they prove nothing.
     let tests: BTreeSet<&str> = chosen().map(|mutant| mutant.test).collect();
-    let built = copy.build(&tests);
-    for (test, executable) in &built {
+    // Faults of the host's build in the same place, so these are kept elsewhere.
+    let built = copy.keep(&copy.build(&tests));
+    // Without a fault the tests pass, or they prove nothing.
+    in_turns(&built.iter().collect::<Vec<_>>(), |_, (test, executable)| {
         let run = copy.test(executable, "x33").output().expect("the test runs");
         assert!(run.status.success(), "tests/{test}.rs fails without a fault:\n{}", text(&run.stdout));
-    }
+    });
 
     let of_shaders: Vec<&Mutant> = chosen().filter(|mutant| mutant.in_shader()).collect();
-    let next = AtomicUsize::new(0);
     let survivors = Mutex::new(Vec::new());
     std::thread::scope(|threads| {
+        threads.spawn(|| {
+            in_turns(&of_shaders, |thread, mutant| {
+                let [original, faulty] = ["was", "is"].map(|name| copy.at.join(format!("{name}-{thread}")));
+                let source = fs::read_to_string(root.join(mutant.file)).expect("the shader");
+                fs::write(&faulty, source.replace(mutant.from, mutant.to)).expect("the copy can be written");
+                fs::write(&original, source).expect("the copy can be written");
+                let mut test = copy.test(&built[mutant.test], mutant.cases);
+                let run = test.env("MUTANT_WAS", &original).env("MUTANT_IS", &faulty).output();
+                mutant.judge(&run.expect("the test runs"), &survivors);
+            });
+        });
+        for mutant in chosen().filter(|mutant| !mutant.in_shader()) {
+            let file = copy.at.join(mutant.file);
+            let original = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", mutant.file));
+            fs::write(&file, original.replace(mutant.from, mutant.to)).expect("the copy can be written");
+            let built = copy.build(&BTreeSet::from([mutant.test]));
+            let run = copy.test(&built[mutant.test], mutant.cases).output();
+            mutant.judge(&run.expect("the test runs"), &survivors);
+            fs::write(&file, original).expect("the copy can be written");
+        }
+    });
+    let survivors = survivors.into_inner().expect("no thread failed");
+    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
+}
+
+/// Does each piece of work on one of two threads, whose number it is told.
+fn in_turns<T: Sync>(works: &[T], work: impl Fn(usize, &T) + Sync) {
+    let next = AtomicUsize::new(0);
+    std::thread::scope(|threads| {
         for thread in 0..2 {
-            let (copy, of_shaders, built, next, survivors) = (&copy, &of_shaders, &built, &next, &survivors);
+            let (next, work) = (&next, &work);
             threads.spawn(move || {
-                let (original, faulty) = (copy.at.join(format!("was-{thread}")), copy.at.join(format!("is-{thread}")));
-                while let Some(mutant) = of_shaders.get(next.fetch_add(1, Ordering::Relaxed)) {
-                    let source = fs::read_to_string(root.join(mutant.file)).expect("the shader");
-                    fs::write(&faulty, source.replace(mutant.from, mutant.to)).expect("the copy can be written");
-                    fs::write(&original, source).expect("the copy can be written");
-                    let mut test = copy.test(&built[mutant.test], mutant.cases);
-                    let run = test.env("MUTANT_WAS", &original).env("MUTANT_IS", &faulty).output();
-                    mutant.judge(&run.expect("the test runs"), survivors);
+                while let Some(piece) = works.get(next.fetch_add(1, Ordering::Relaxed)) {
+                    work(thread, piece);
                 }
             });
         }
     });
-    for mutant in chosen().filter(|mutant| !mutant.in_shader()) {
-        let file = copy.at.join(mutant.file);
-        let original = fs::read_to_string(&file).unwrap_or_else(|error| panic!("{}: {error}", mutant.file));
-        fs::write(&file, original.replace(mutant.from, mutant.to)).expect("the copy can be written");
-        let built = copy.build(&BTreeSet::from([mutant.test]));
-        let run = copy.test(&built[mutant.test], mutant.cases).output();
-        mutant.judge(&run.expect("the test runs"), &survivors);
-        fs::write(&file, original).expect("the copy can be written");
-    }
-    let survivors = survivors.into_inner().expect("no thread failed");
-    assert!(survivors.is_empty(), "not caught: {survivors:#?}");
 }
 
 impl Mutant {
@@ -894,6 +906,16 @@ impl Copy {
             assert!(executables.contains_key(*test), "tests/{test}.rs was not built");
         }
         executables
+    }
+
+    /// Copies of these executables.
+    fn keep(&self, executables: &BTreeMap<String, PathBuf>) -> BTreeMap<String, PathBuf> {
+        let kept = |(test, executable): (&String, &PathBuf)| {
+            let copy = self.at.join(format!("{test}.built"));
+            fs::copy(executable, &copy).expect("an executable can be copied");
+            (test.clone(), copy)
+        };
+        executables.iter().map(kept).collect()
     }
 
     fn test(&self, executable: &Path, cases: &str) -> Command {
