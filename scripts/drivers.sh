@@ -1,14 +1,14 @@
 #!/usr/bin/env bash
 # The kernels on every driver that a Linux machine without a GPU can have, beyond those that scripts/test.sh runs on:
 #
-#   wide         lavapipe at 512 bits: subgroups of 16
+#   wide         lavapipe at 512 bits: subgroups of 16 (it compiles slowly: some cases of each kernel)
 #   swiftshader  Chromium's software Vulkan: another compiler, subgroups of 4, no f16, offsets in steps of 256
-#   baseline     a device with WebGPU's default limits and no optional feature, on lavapipe, llvmpipe (GL) and SwiftShader
-#   poison       lavapipe with fresh memory filled with garbage
-#   validation   the Khronos validation layer, core and synchronisation checks: any message is a failure
+#   baseline     a device with WebGPU's default limits and no optional feature, on lavapipe and llvmpipe (GL); SwiftShader with --all
+#   validation   the Khronos validation layer, core and synchronisation checks: any message is a failure; and lavapipe's fresh
+#                memory is filled with garbage
 #   races        the same layer's instrumented shaders (accesses out of bounds, races in workgroup memory), on kernels for hardware
 #
-#   scripts/drivers.sh [--all] [RUN …]    all cases instead of the quick ones, and races in all of them; only these runs
+#   scripts/drivers.sh [--all] [RUN …]    all cases instead of the quick ones or a choice; only these runs
 #   JOBS=1 scripts/drivers.sh             one run at a time; each keeps about one core busy
 #
 # SwiftShader and the newest validation layer are part of Chromium; where that is missing and this is Debian, it is installed.
@@ -22,7 +22,7 @@ if [ "${1:-}" = --all ]; then
     quick=
     shift
 fi
-wanted=" ${*:-wide swiftshader baseline poison validation races} "
+wanted=" ${*:-wide swiftshader baseline validation races} "
 target=$PWD/${CARGO_TARGET_DIR:-target}
 results=$target/drivers
 rm -rf "$results"
@@ -91,7 +91,7 @@ validated() {
         tr ',' '\n' <<<"$settings" | sed 's/.*/khronos_validation.& = true/'
     } >"$folder/vk_layer_settings.txt"
     run "$name" llvmpipe VK_LAYER_PATH="$folder" VK_INSTANCE_LAYERS=VK_LAYER_KHRONOS_validation \
-        VK_LAYER_SETTINGS_PATH="$folder" -- --backend vulkan "$@"
+        VK_LAYER_SETTINGS_PATH="$folder" LVP_POISON_MEMORY=true -- --backend vulkan "$@"
     if [ ! -e "$folder/messages.txt" ]; then
         echo "FAILED  $name: the validation layer was not loaded"
         return 1
@@ -112,12 +112,16 @@ jobs=()
 plan() {
     case "$wanted" in *" $1 "*) jobs+=("$2") ;; esac
 }
-wide() { run wide '512 bits' LP_NATIVE_VECTOR_WIDTH=512 -- $quick --backend vulkan; }
+wide() {
+    local some=()
+    [ -z "$quick" ] || some=(--case x33 --case 'softmax 9' --case 'attend 13' --case 'select 9' --case 'route_paths 65'
+        --case combine --case 'routing 3x17' --case 'levels 3x17' --case moe)
+    run wide '512 bits' LP_NATIVE_VECTOR_WIDTH=512 -- $quick --backend vulkan "${some[@]}"
+}
 swiftshader() { run swiftshader SwiftShader "${swiftshader[@]}" -- $quick; }
 baseline() { run baseline-vulkan llvmpipe -- $quick --backend vulkan --baseline; }
 baseline_gl() { run baseline-gl llvmpipe -- $quick --backend gl --baseline; }
 baseline_swiftshader() { run baseline-swiftshader SwiftShader "${swiftshader[@]}" -- $quick --baseline; }
-poison() { run poison llvmpipe LVP_POISON_MEMORY=true -- $quick --backend vulkan; }
 validation() { validated validation validate_core,validate_sync,syncval_shader_accesses_heuristic $quick; }
 races() {
     local settings=gpuav_enable,gpuav_shader_instrumentation,gpuav_descriptor_checks,gpuav_shader_sanitizer
@@ -140,10 +144,9 @@ races() {
 plan wide wide
 [ -z "$chromium" ] || plan swiftshader swiftshader
 [ -z "$chromium" ] || plan races races
-[ -z "$chromium" ] || plan baseline baseline_swiftshader
+[ -z "$chromium" ] || [ -n "$quick" ] || plan baseline baseline_swiftshader
 plan baseline baseline
 [ -z "$chromium" ] || plan validation validation
-plan poison poison
 plan baseline baseline_gl
 failed=0
 running=0

@@ -50,6 +50,8 @@ unpack() {
 debian_rust() {
     command -v apt-cache >/dev/null || return 1
     of() { apt-cache depends "$@" 2>/dev/null; }
+    # A machine that never looked does not know its packages.
+    [ -n "$(of libstd-rust-web-dev)" ] || apt-get update -qq >/dev/null 2>&1 || return 1
     library=$(of libstd-rust-web-dev | grep -oE 'libstd-rust-web-[0-9][^ ]*') || return 1
     # shellcheck disable=SC2086 # several names
     llvm=$(of $library rustc-web | grep -oE 'libllvm[0-9]+' | sort -u) || return 1
