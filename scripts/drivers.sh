@@ -38,9 +38,10 @@ case "$wanted" in
             echo 'SwiftShader and the validation layer: installing chromium' >&2
             root=
             [ "$(id -u)" = 0 ] || root=sudo
-            $root apt-get update -qq
-            $root env DEBIAN_FRONTEND=noninteractive apt-get install -qq -y --no-install-recommends chromium >/dev/null
-            chromium=/usr/lib/chromium
+            if $root apt-get update -qq && $root env DEBIAN_FRONTEND=noninteractive \
+                apt-get install -qq -y --no-install-recommends chromium >/dev/null; then
+                chromium=/usr/lib/chromium
+            fi
         fi
         ;;
 esac
