@@ -11,6 +11,9 @@
 
 //#import lib/grid
 //#import lib/half
+//#if a_ACCESS == texels
+//#import lib/texels
+//#endif
 //#import lib/tile
 //#import lib/load a
 //#import lib/load b
@@ -28,8 +31,13 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+//#if a_ACCESS == texels
+@group(0) @binding(1) var a: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var b: texture_storage_2d<rgba32float, read>;
+//#else
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
+//#endif
 @group(0) @binding(3) var<storage, read> bias: array<u32>;
 @group(0) @binding(4) var<storage, read_write> c: array<c_word>;
 

@@ -618,6 +618,21 @@ impl Gpu {
         (self.has_subgroups() && info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
     }
 
+    /// The texels that fit a texture of their width, and what else a binding may hold: a tensor that is cut where it exceeds a
+    /// binding is cut alike where it is packed.
+    pub(crate) fn texels_limit(&self) -> u64 {
+        let width = u64::from(crate::tensor::TEXELS_WIDTH);
+        let height = u64::from(self.limits().max_texture_dimension_2d);
+        (width * height).min(self.binding_limit() / crate::tensor::Texels::BYTES)
+    }
+
+    /// Whether factors may be packed into textures: on software adapters with subgroups, whose lanes share them out.
+    pub(crate) fn packs(&self) -> bool {
+        let limits = self.limits();
+        limits.max_texture_dimension_2d >= crate::tensor::TEXELS_WIDTH
+            && limits.max_storage_textures_per_shader_stage >= 2
+    }
+
     pub(crate) fn absent(&self) -> &wgpu::Buffer {
         &self.0.absent
     }
@@ -690,18 +705,28 @@ impl Gpu {
 
     fn compile(&self, kernel: &'static Kernel, variant: &Variant) -> Result<Pipeline> {
         log::debug!("compiling {} {variant}", kernel.name());
-        let buffer = |binding, ty| wgpu::BindGroupLayoutEntry {
+        let entry = |binding, ty| wgpu::BindGroupLayoutEntry {
             binding,
             visibility: wgpu::ShaderStages::COMPUTE,
-            ty: wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None },
+            ty,
             count: None,
         };
-        let mut entries = vec![buffer(0, wgpu::BufferBindingType::Uniform)];
+        let buffer = |ty| wgpu::BindingType::Buffer { ty, has_dynamic_offset: false, min_binding_size: None };
+        let texels = |access| wgpu::BindingType::StorageTexture {
+            access,
+            format: wgpu::TextureFormat::Rgba32Float,
+            view_dimension: wgpu::TextureViewDimension::D2,
+        };
+        let mut entries = vec![entry(0, buffer(wgpu::BufferBindingType::Uniform))];
         for slot in kernel.slots(variant)? {
-            entries.push(buffer(
-                slot.binding,
-                wgpu::BufferBindingType::Storage { read_only: slot.access == Access::Read },
-            ));
+            let storage = |read_only| buffer(wgpu::BufferBindingType::Storage { read_only });
+            let ty = match slot.access {
+                Access::Read => storage(true),
+                Access::Write => storage(false),
+                Access::ReadTexels => texels(wgpu::StorageTextureAccess::ReadOnly),
+                Access::WriteTexels => texels(wgpu::StorageTextureAccess::WriteOnly),
+            };
+            entries.push(entry(slot.binding, ty));
         }
         let layout = self.device().create_bind_group_layout(&wgpu::BindGroupLayoutDescriptor {
             label: Some(kernel.name()),

@@ -21,6 +21,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/load", include_str!("../shaders/lib/load.wgsl")),
     ("lib/optional", include_str!("../shaders/lib/optional.wgsl")),
     ("lib/store", include_str!("../shaders/lib/store.wgsl")),
+    ("lib/texels", include_str!("../shaders/lib/texels.wgsl")),
     ("lib/tile", include_str!("../shaders/lib/tile.wgsl")),
     ("lib/words", include_str!("../shaders/lib/words.wgsl")),
 ];
@@ -216,7 +217,11 @@ fn replace_word(text: &str, word: &str, replacement: &str) -> String {
 
 /// The value that the host gives a number: the variant's, or one that all kernels share.
 fn number(variant: &Variant, name: &str) -> Option<u32> {
-    if name == "GRID_WIDTH" { Some(crate::step::GRID_WIDTH) } else { variant.get_number(name) }
+    match name {
+        "GRID_WIDTH" => Some(crate::step::GRID_WIDTH),
+        "TEXELS_WIDTH" => Some(crate::tensor::TEXELS_WIDTH),
+        _ => variant.get_number(name),
+    }
 }
 
 fn number_declared(line: &str) -> Option<&str> {

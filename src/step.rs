@@ -2,7 +2,12 @@
 
 use std::sync::Arc;
 
-use crate::{Error, Gpu, Result, kernels::Kernel, shader::Variant, tensor::Bound};
+use crate::{
+    Error, Gpu, Result,
+    kernels::Kernel,
+    shader::Variant,
+    tensor::{Bind, Texels},
+};
 
 /// Workgroups in a row of a folded grid: the value that `GRID_WIDTH` in `shaders/lib/grid.wgsl` gets.
 pub(crate) const GRID_WIDTH: u32 = 32768;
@@ -42,7 +47,7 @@ impl Step {
         variant: Variant,
         label: String,
         params: &[u8],
-        operands: &[(&str, &Bound<'_>)],
+        operands: &[(&str, &(impl Bind + ?Sized))],
         workgroups: u64,
     ) -> Result<Self> {
         let grid = fold(kernel.name(), workgroups, gpu.limits().max_compute_workgroups_per_dimension)?;
@@ -54,14 +59,7 @@ impl Step {
                 .iter()
                 .find(|(name, _)| *name == slot.name)
                 .ok_or_else(|| Error::Gpu(format!("{}: nothing is bound to {}", kernel.name(), slot.name)))?;
-            entries.push(wgpu::BindGroupEntry {
-                binding: slot.binding,
-                resource: wgpu::BindingResource::Buffer(wgpu::BufferBinding {
-                    buffer: bound.buffer,
-                    offset: bound.offset,
-                    size: wgpu::BufferSize::new(bound.size),
-                }),
-            });
+            entries.push(wgpu::BindGroupEntry { binding: slot.binding, resource: bound.resource() });
         }
         let bind_group = gpu.device().create_bind_group(&wgpu::BindGroupDescriptor {
             label: Some(&label),
@@ -107,7 +105,7 @@ impl Step {
     }
 }
 
-/// Steps to be recorded in order, and the scratch buffers they share: made once for a shape, recorded any number of times.
+/// Steps to be recorded in order, and the scratch memory they share: made once for a shape, recorded any number of times.
 ///
 /// ```no_run
 /// # fn record(plan: &double_routing::Plan, encoder: &mut double_routing::wgpu::CommandEncoder) {
@@ -119,6 +117,7 @@ impl Step {
 pub struct Plan {
     steps: Vec<Step>,
     scratch: Vec<wgpu::Buffer>,
+    texels: Vec<Texels>,
 }
 
 impl Plan {
@@ -128,6 +127,10 @@ impl Plan {
 
     pub(crate) fn keep(&mut self, scratch: wgpu::Buffer) {
         self.scratch.push(scratch);
+    }
+
+    pub(crate) fn keep_texels(&mut self, texels: Texels) {
+        self.texels.push(texels);
     }
 
     /// Puts another plan's steps behind this one's.
@@ -140,6 +143,7 @@ impl Plan {
     pub fn append(&mut self, other: Self) {
         self.steps.extend(other.steps);
         self.scratch.extend(other.scratch);
+        self.texels.extend(other.texels);
     }
 
     /// Records every step. Submits nothing, waits for nothing, allocates nothing.
@@ -164,13 +168,13 @@ impl Plan {
         &self.steps
     }
 
-    /// Bytes of the buffers the plan made for itself.
+    /// Bytes of the buffers and textures the plan made for itself.
     ///
     /// ```
     /// assert_eq!(double_routing::Plan::default().scratch_bytes(), 0);
     /// ```
     pub fn scratch_bytes(&self) -> u64 {
-        self.scratch.iter().map(wgpu::Buffer::size).sum()
+        self.scratch.iter().map(wgpu::Buffer::size).chain(self.texels.iter().map(Texels::bytes)).sum()
     }
 }
 

@@ -109,6 +109,68 @@ impl<'a> Bound<'a> {
     }
 }
 
+/// What a step can bind: part of a buffer, or a factor packed into a texture.
+pub(crate) trait Bind {
+    fn resource(&self) -> wgpu::BindingResource<'_>;
+}
+
+impl Bind for Bound<'_> {
+    fn resource(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::Buffer(wgpu::BufferBinding {
+            buffer: self.buffer,
+            offset: self.offset,
+            size: wgpu::BufferSize::new(self.size),
+        })
+    }
+}
+
+/// Texels in a row of a texture: the value that `TEXELS_WIDTH` in `shaders/lib/texels.wgsl` gets.
+pub(crate) const TEXELS_WIDTH: u32 = 2048;
+
+/// A row of texels of four f32, cut into a texture's rows.
+#[derive(Debug, Clone)]
+pub(crate) struct Texels {
+    pub texture: wgpu::Texture,
+    view: wgpu::TextureView,
+}
+
+impl Texels {
+    pub const BYTES: u64 = 16;
+
+    /// `count` has been held against [`Gpu::texels_limit`].
+    pub fn new(gpu: &Gpu, label: &str, count: u64) -> Result<Self> {
+        let rows = count.div_ceil(u64::from(TEXELS_WIDTH)).max(1);
+        let height = u32::try_from(rows).map_err(|_| Error::Limit {
+            operation: "texture",
+            what: format!("texels of {label}"),
+            needed: count,
+            allowed: gpu.texels_limit(),
+        })?;
+        let texture = gpu.device().create_texture(&wgpu::TextureDescriptor {
+            label: Some(label),
+            size: wgpu::Extent3d { width: TEXELS_WIDTH, height, depth_or_array_layers: 1 },
+            mip_level_count: 1,
+            sample_count: 1,
+            dimension: wgpu::TextureDimension::D2,
+            format: wgpu::TextureFormat::Rgba32Float,
+            usage: wgpu::TextureUsages::STORAGE_BINDING | wgpu::TextureUsages::COPY_SRC,
+            view_formats: &[],
+        });
+        let view = texture.create_view(&wgpu::TextureViewDescriptor::default());
+        Ok(Self { texture, view })
+    }
+
+    pub fn bytes(&self) -> u64 {
+        u64::from(self.texture.width()) * u64::from(self.texture.height()) * Self::BYTES
+    }
+}
+
+impl Bind for Texels {
+    fn resource(&self) -> wgpu::BindingResource<'_> {
+        wgpu::BindingResource::TextureView(&self.view)
+    }
+}
+
 impl<'a> Tensor<'a> {
     /// A view of `shape` elements from the start of `buffer`, whose usage must include `STORAGE`.
     ///

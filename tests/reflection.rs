@@ -10,11 +10,11 @@
 
 use double_routing::{
     Variant,
-    kernels::{ALL, Access, Kernel},
+    kernels::{ALL, Access, Kernel, Slot},
     wgpu,
 };
 use naga::{
-    AddressSpace, Module, ShaderStage, StorageAccess, TypeInner,
+    AddressSpace, ImageClass, ImageDimension, Module, ShaderStage, StorageAccess, StorageFormat, TypeInner,
     proc::Layouter,
     valid::{Capabilities, ValidationFlags, Validator},
 };
@@ -70,10 +70,31 @@ fn bindings(about: &str, kernel: &Kernel, variant: &Variant, module: &Module) {
         let access = match slot.access {
             Access::Read => StorageAccess::LOAD,
             Access::Write => StorageAccess::LOAD | StorageAccess::STORE,
+            Access::ReadTexels | Access::WriteTexels => {
+                texels(about, &slot, module);
+                expected.push((slot.binding, slot.name.to_string(), AddressSpace::Handle));
+                continue;
+            }
         };
         expected.push((slot.binding, slot.name.to_string(), AddressSpace::Storage { access }));
     }
     assert_eq!(declared, expected, "{about}");
+}
+
+/// The texture is of the format that the host makes, and used as the slot says.
+fn texels(about: &str, slot: &Slot, module: &Module) {
+    let (_, variable) = module
+        .global_variables
+        .iter()
+        .find(|(_, variable)| variable.name.as_deref() == Some(slot.name))
+        .unwrap_or_else(|| panic!("{about}: no {}", slot.name));
+    let access = if slot.access == Access::ReadTexels { StorageAccess::LOAD } else { StorageAccess::STORE };
+    let expected = TypeInner::Image {
+        dim: ImageDimension::D2,
+        arrayed: false,
+        class: ImageClass::Storage { format: StorageFormat::Rgba32Float, access },
+    };
+    assert_eq!(module.types[variable.ty].inner, expected, "{about}");
 }
 
 fn parameters(about: &str, kernel: &Kernel, module: &Module) {

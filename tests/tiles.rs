@@ -52,7 +52,7 @@ fn every_tile_agrees_with_the_reference() {
         }
     }
     // Those for subgroups of a size that none of these adapters has.
-    assert!(unseen.iter().all(|tile| tile.starts_with("subgroup")), "{unseen:?}");
+    assert!(unseen.iter().all(|tile| tile.starts_with("subgroup") || tile.starts_with("packed")), "{unseen:?}");
 }
 
 fn only(tile: Tile) -> Tuning {
@@ -66,5 +66,5 @@ fn workgroups(gpu: &Gpu, [rows, columns]: [usize; 2]) -> u32 {
     let [a, b, c] = [rows * 8, columns * 8, rows * columns].map(|count| storage(gpu, 4 * count as u64));
     let (a, b) = (Tensor::f32(&a, &[rows, 8]), Tensor::f32(&b, &[columns, 8]));
     let product = Matmul::new(a, b, Tensor::f32(&c, &[rows, columns])).transposed();
-    product.plan(gpu).expect("a plan").steps()[0].grid().iter().product()
+    product.plan(gpu).expect("a plan").steps().last().expect("a step").grid().iter().product()
 }

@@ -8,7 +8,8 @@
 //                    it is one aligned load;
 //     wide_quads     the same in words of 64 bits: software drivers load word by word for each lane, whatever its width;
 //     wide_pairs     f32 at any place in words of 64 bits, of which a quad touches two or three;
-//     elements       each element by itself.
+//     elements       each element by itself;
+//     texels         as pack.wgsl laid it out in a texture (f32 now, whatever it was stored as).
 
 //#if OPERAND_ACCESS == quads
 //#if OPERAND_TYPE == f32
@@ -103,5 +104,10 @@ fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
     if valid > 2u { quad.z = OPERAND_element(first + 2u); }
     if valid > 3u { quad.w = OPERAND_element(first + 3u); }
     return quad;
+}
+//#endif
+//#if OPERAND_ACCESS == texels
+fn OPERAND_texel(index: u32) -> vec4<f32> {
+    return textureLoad(OPERAND, texel_place(index));
 }
 //#endif

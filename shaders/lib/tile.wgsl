@@ -13,7 +13,8 @@
 //   shared    the workgroup stages TILE_DEPTH of k at a time in workgroup memory, A transposed, and fetches the next stage
 //             into registers while it multiplies this one;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
-//             hands them round; B straight from memory; no barrier (software adapters).
+//             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels both
+//             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns.
 // Otherwise invocation (x, y) owns rows y·TILE_ROWS + r and the column quads x + q·TILE_X: neighbours in x touch
 // neighbouring quads. Accumulators are indexed by constants (//#for), so that compilers keep them apart.
 //
@@ -34,7 +35,8 @@ const TILE_N: u32 = TILE_X * TILE_QUADS * 4u;
 //#endif
 
 // One dispatch's share of C[batch] = A[batch] · B[batch]. Firsts and strides count elements; a first counts from the
-// start of the binding, `batch` strides are 0 where all batches share an operand.
+// start of the binding, `batch` strides are 0 where all batches share an operand. Of a packed operand they count texels, and its
+// stride is that of its panels.
 struct Product {
     rows: u32,
     columns: u32,
@@ -142,6 +144,33 @@ fn tile_stores(place: TilePlace) -> bool {
 }
 //#endif
 
+//#if a_ACCESS == texels
+// Where A[row] starts.
+fn a_start(place: TilePlace, row: u32) -> u32 {
+    return place.a_first + row / TILE_X * place.a_stride + row % TILE_X;
+}
+
+fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
+    return a_texel(start + k / 4u * TILE_X);
+}
+
+// Where columns n .. n + 4 start.
+fn b_starts(place: TilePlace, n: u32) -> vec4<u32> {
+    let first = place.b_first + n / (4u * TILE_X) * place.b_stride + n / 4u % TILE_X;
+    return vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u) * TILE_X;
+}
+
+// The 4 × 4 block of B that multiplies a quad of k into a quad of columns: column i of the result is B[k + i, n .. n + 4].
+fn b_block(place: TilePlace, starts: vec4<u32>, k: u32, n: u32) -> mat4x4<f32> {
+    let at = k * TILE_X;
+    return transpose(mat4x4<f32>(
+        b_texel(starts.x + at),
+        b_texel(starts.y + at),
+        b_texel(starts.z + at),
+        b_texel(starts.w + at),
+    ));
+}
+//#else
 // Where A[row] starts; rows past the end are the last row, and their products are never stored. A kernel that gathers
 // rows says in a_row() which row of A each is.
 fn a_start(place: TilePlace, row: u32) -> u32 {
@@ -195,6 +224,7 @@ fn b_row(place: TilePlace, start: u32, k: u32, n: u32) -> vec4<f32> {
     }
     return b_quad(start + k * place.b_stride, place.columns - n);
 }
+//#endif
 //#endif
 
 // The sum over the k before this dispatch's: 0 at the start, else what C holds. A C of 16 bits never holds part of a sum.

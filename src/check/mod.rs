@@ -12,6 +12,7 @@ mod dispatch;
 mod levels;
 mod matmul;
 mod moe;
+mod pack;
 mod path_load;
 mod path_matmul;
 mod reduce;
@@ -146,6 +147,7 @@ impl Case {
 pub fn cases() -> Vec<Case> {
     [
         matmul::cases(),
+        pack::cases(),
         softmax::cases(),
         attend::cases(),
         route::cases(),

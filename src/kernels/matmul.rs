@@ -1,11 +1,14 @@
 //! C = A·B + bias and C = A·Bᵀ + bias. Shader: `shaders/matmul.wgsl`.
 
 use super::{
-    Kernel, Slot, check_factors, check_output, optional, params,
+    Access, Kernel, Slot, check_factors, check_output, optional, params,
     reduce::{self, Reduce},
-    tile::{self, Multiplication, Product, Tile},
+    tile::{self, Multiplication, PACKED, Piece, Product, STORED, Tile},
 };
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::elements};
+use crate::{
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
+    tensor::{Bind, Bound, elements},
+};
 
 /// The kernel behind [`Matmul`].
 ///
@@ -16,7 +19,14 @@ pub const MATMUL: Kernel = Kernel {
     name: "matmul",
     source: include_str!("../../shaders/matmul.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "a"), Slot::read(2, "b"), Slot::read(3, "bias"), Slot::write(4, "c")],
+    slots: &[
+        Slot::read(1, "a").when(STORED),
+        Slot::read(2, "b").when(STORED),
+        Slot::texels(1, "a", Access::ReadTexels).when(PACKED),
+        Slot::texels(2, "b", Access::ReadTexels).when(PACKED),
+        Slot::read(3, "bias"),
+        Slot::write(4, "c"),
+    ],
     variants: tile::variants,
 };
 
@@ -72,8 +82,15 @@ pub struct Matmul<'a> {
 
 const NAME: &str = "matmul";
 
+impl Piece<'_> {
+    fn operands<'a>(&'a self, bias: &'a Bound<'_>) -> [(&'static str, &'a dyn Bind); 4] {
+        [("a", &self.a), ("b", &self.b), ("bias", bias), ("c", &self.c)]
+    }
+}
+
 /// The parts of a long sum, `[parts, rows, columns]`, and the step that computes them.
 pub(super) struct Parts {
+    before: Plan,
     step: Step,
     scratch: wgpu::Buffer,
     pub shape: [usize; 3],
@@ -86,6 +103,7 @@ impl Parts {
 
     /// Puts the step and what adds its parts up into a plan.
     pub fn finish(self, plan: &mut Plan, reduce: Plan) {
+        plan.append(self.before);
         plan.push(self.step);
         plan.append(reduce);
         plan.keep(self.scratch);
@@ -109,10 +127,10 @@ impl Multiplication<'_> {
             piece.define(self, tile),
             format!("{} {}x{}x{} in {parts} parts", self.operation, self.rows, self.columns, self.depth),
             bytemuck::bytes_of(&params),
-            &[("a", &piece.a), ("b", &piece.b), ("bias", &bias), ("c", &piece.c)],
+            &piece.operands(&bias),
             piece.workgroups,
         )?;
-        Ok(Some(Parts { step, scratch, shape }))
+        Ok(Some(Parts { before: piece.before, step, scratch, shape }))
     }
 }
 
@@ -205,7 +223,8 @@ impl<'a> Matmul<'a> {
             let plan = Matmul { c: sums.tensor(), ..self.clone() }.plan(gpu)?;
             return sums.round(gpu, plan, &self.c);
         }
-        for piece in multiplication.pieces(gpu, tile)? {
+        for mut piece in multiplication.pieces(gpu, tile)? {
+            plan.append(std::mem::take(&mut piece.before));
             let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), piece.column, piece.columns)?;
             let c_kind = optional::kind(self.c.element());
             let params = Params { product: piece.product, bias_at, c_kind, ..Params::default() };
@@ -215,7 +234,7 @@ impl<'a> Matmul<'a> {
                 piece.define(&multiplication, tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
-                &[("a", &piece.a), ("b", &piece.b), ("bias", &bias), ("c", &piece.c)],
+                &piece.operands(&bias),
                 piece.workgroups,
             )?);
         }

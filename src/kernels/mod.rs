@@ -11,6 +11,7 @@ mod dispatch;
 mod lanes;
 mod matmul;
 mod optional;
+mod pack;
 mod path_load;
 mod path_matmul;
 mod reduce;
@@ -26,6 +27,8 @@ pub use choice::{GroupLimit, GroupScore, PathChoice, Score};
 pub use combine::{COMBINE, Combine};
 pub use dispatch::{DISPATCH, Dispatch};
 pub use matmul::{MATMUL, Matmul};
+pub use pack::PACK;
+pub(crate) use pack::{Layout, Source as PackSource, pack};
 pub use path_load::{PATH_LOAD, PathLoad};
 pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
@@ -51,6 +54,7 @@ use crate::{
 /// ```
 pub const ALL: &[&Kernel] = &[
     &MATMUL,
+    &PACK,
     &SOFTMAX,
     &ATTEND,
     &ROUTE,
@@ -93,9 +97,13 @@ pub enum Access {
     Read,
     /// `var<storage, read_write>`.
     Write,
+    /// `texture_storage_2d<rgba32float, read>`.
+    ReadTexels,
+    /// `texture_storage_2d<rgba32float, write>`.
+    WriteTexels,
 }
 
-/// One storage binding of a kernel, in group 0.
+/// One binding of a kernel, in group 0: a storage buffer or a storage texture.
 ///
 /// ```
 /// use double_routing::kernels::{Access, MATMUL};
@@ -122,6 +130,10 @@ impl Slot {
 
     const fn write(binding: u32, name: &'static str) -> Self {
         Self { binding, name, access: Access::Write, when: None }
+    }
+
+    const fn texels(binding: u32, name: &'static str, access: Access) -> Self {
+        Self { binding, name, access, when: None }
     }
 
     const fn when(mut self, condition: &'static str) -> Self {
@@ -167,7 +179,7 @@ impl Kernel {
         assemble(self.source, variant)
     }
 
-    /// The storage bindings of one variant. Binding 0 is the uniform with the parameters.
+    /// The bindings of one variant but for its parameters. Binding 0 is the uniform with the parameters.
     ///
     /// # Errors
     /// Where the variant is of another kernel.

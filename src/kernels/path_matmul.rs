@@ -2,7 +2,7 @@
 
 use super::{
     Factor, Kernel, Slot, check_factors, check_output, factor_accesses, optional, params, shader_u32, store_access,
-    tile::{self, Product, Tile},
+    tile::{self, Product, Sought, Tile},
     whole_words,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
@@ -194,7 +194,8 @@ impl<'a> PathMatmul<'a> {
         if [rows, columns, sources, paths].contains(&0) {
             return Ok(plan);
         }
-        let tile = Tile::choose(gpu, rows.div_ceil(paths), columns, paths, true, self.batch_invariant);
+        let sought = Sought { rows: rows.div_ceil(paths), columns, products: paths, transposed: true, packs: false };
+        let tile = Tile::choose(gpu, sought, self.batch_invariant);
         if depth > tile.max_depth() {
             return Err(Error::Limit {
                 operation: NAME,

@@ -1,11 +1,11 @@
 //! The fused weight-multiply routing step. Shader: `shaders/route.wgsl`.
 
 use super::{
-    Kernel, Slot, check_factors, check_output, optional, params,
+    Access, Kernel, Slot, check_factors, check_output, optional, params,
     reduce::{self, Reduce},
-    tile::{self, Multiplication, Product},
+    tile::{self, Multiplication, PACKED, Product, STORED},
 };
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bind};
 
 /// The kernel behind [`Route`].
 ///
@@ -17,8 +17,10 @@ pub const ROUTE: Kernel = Kernel {
     source: include_str!("../../shaders/route.wgsl"),
     params: Params::fields,
     slots: &[
-        Slot::read(1, "a"),
-        Slot::read(2, "b"),
+        Slot::read(1, "a").when(STORED),
+        Slot::read(2, "b").when(STORED),
+        Slot::texels(1, "a", Access::ReadTexels).when(PACKED),
+        Slot::texels(2, "b", Access::ReadTexels).when(PACKED),
         Slot::read(3, "w"),
         Slot::read(4, "inner"),
         Slot::read(5, "outer"),
@@ -176,14 +178,15 @@ impl<'a> Route<'a> {
             let plan = Route { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
             return sums.round(gpu, plan, &self.y);
         }
-        for piece in multiplication.pieces(gpu, tile)? {
+        for mut piece in multiplication.pieces(gpu, tile)? {
+            plan.append(std::mem::take(&mut piece.before));
             let addend = |name, tensor| optional::bind(gpu, NAME, name, tensor, piece.column, piece.columns);
             let (inner_at, inner) = addend("inner", self.inner.as_ref())?;
             let (outer_at, outer) = addend("outer", self.outer.as_ref())?;
             let w = self.w.bind(gpu, NAME, "w", piece.row, piece.rows)?;
             let c_kind = optional::kind(self.y.element());
             let params = Params { product: piece.product, w_first: w.first, inner_at, outer_at, c_kind };
-            let operands =
+            let operands: [(&str, &dyn Bind); 6] =
                 [("a", &piece.a), ("b", &piece.b), ("w", &w), ("inner", &inner), ("outer", &outer), ("c", &piece.c)];
             plan.push(Step::new(
                 gpu,

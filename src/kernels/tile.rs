@@ -1,8 +1,16 @@
 //! What every kernel with a tile product shares: tile configurations, and how a product is cut into dispatches.
 //! The shader side is `shaders/lib/tile.wgsl`.
 
-use super::{Factor, factor_accesses, factor_types, factor_variants, params, shader_u32, store_access, whole_words};
-use crate::{AdapterClass, Element, Error, Gpu, Result, Tensor, shader::Variant, tensor::Bound};
+use super::{
+    Factor, factor_accesses, factor_types, factor_variants,
+    pack::{self, Layout},
+    params, shader_u32, store_access, whole_words,
+};
+use crate::{
+    AdapterClass, Element, Error, Gpu, Plan, Result, Tensor,
+    shader::Variant,
+    tensor::{Bind, Bound, Texels},
+};
 
 /// How a workgroup shares out its tile of a matrix product: one configuration of the kernels that multiply matrices.
 ///
@@ -38,6 +46,8 @@ enum Source {
     Shared(u32),
     /// A from the lanes of its subgroup, which is the whole workgroup; B in memory.
     Subgroup,
+    /// The same with both packed into textures first, by `shaders/pack.wgsl`.
+    Packed,
 }
 
 const fn tile(source: Source, [x, y]: [u32; 2], [rows, quads]: [u32; 2]) -> Tile {
@@ -68,6 +78,8 @@ const TILES: &[Tile] = &[
     tile(Source::Subgroup, [8, 1], [32, 2]),
     tile(Source::Subgroup, [16, 1], [16, 1]),
     tile(Source::Subgroup, [16, 1], [32, 1]),
+    tile(Source::Packed, [8, 1], [16, 1]),
+    tile(Source::Packed, [16, 1], [16, 1]),
 ];
 
 /// A row of the table of tiles: it fits products of an adapter class with at most so many rows and columns that the tile cuts
@@ -82,6 +94,16 @@ struct Choice {
     tile: Tile,
 }
 
+/// What a tile is sought for: a product, one of `products` that share the device, whose factors can be packed or not.
+#[derive(Debug, Clone, Copy)]
+pub(crate) struct Sought {
+    pub rows: u64,
+    pub columns: u64,
+    pub products: u64,
+    pub transposed: bool,
+    pub packs: bool,
+}
+
 const ANY: Choice = Choice {
     class: AdapterClass::Software,
     transposed: None,
@@ -93,10 +115,13 @@ const ANY: Choice = Choice {
 
 /// The first row that fits is taken. `tune` measures all tiles on an adapter and writes down better rows for it.
 const CHOICES: &[Choice] = &[
-    // On CPUs a lane is a vector element, barriers cost a context switch, and a load is a load for each lane, 10 to 20 cycles
-    // where the driver has no AVX-512: what counts is how few loads a multiplication needs. A tile of R rows and C columns
-    // needs 1/R + 1/C of one; 64 × 64 was 20 % faster but takes the driver 2.5 s to compile instead of 1 s.
+    // On CPUs a lane is a vector element, barriers cost a context switch, and a load from a buffer is a load for each lane, 10 to 20
+    // cycles where the driver has no AVX-512. lavapipe loads texels far faster, so what is read many times is packed first: 2.5 to 3
+    // times as fast, with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.) For the
+    // others what counts is how few loads a multiplication needs. A tile of R rows and C columns needs 1/R + 1/C of one.
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
+    Choice { workgroups: 32, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
+    Choice { workgroups: 32, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
     Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [32, 2]), ..ANY },
@@ -189,23 +214,18 @@ impl Tile {
         let software = gpu.class() == AdapterClass::Software;
         match self.source {
             Source::Subgroup => software && gpu.subgroup_lanes() == Some(self.x),
+            Source::Packed => software && gpu.subgroup_lanes() == Some(self.x) && gpu.packs(),
             Source::Direct => software == (self.x < 32),
             Source::Lanes | Source::Shared(_) => !software,
         }
     }
 
-    /// The tile for a product, one of `products` that share the device; a tuning of the device's has the first say. With
-    /// `batch_invariant` the number of rows has none.
-    pub(crate) fn choose(
-        gpu: &Gpu,
-        rows: u64,
-        columns: u64,
-        products: u64,
-        transposed: bool,
-        batch_invariant: bool,
-    ) -> Self {
+    /// The tile for a product; a tuning of the device's has the first say. With `batch_invariant` the number of rows has none.
+    pub(crate) fn choose(gpu: &Gpu, sought: Sought, batch_invariant: bool) -> Self {
+        let Sought { rows, columns, products, transposed, packs } = sought;
         let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
-        if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tile(rows, columns)).filter(|tile| tile.suits(gpu)) {
+        let possible = |tile: Self| tile.suits(gpu) && (packs || tile.source != Source::Packed);
+        if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tile(rows, columns)).filter(|tile| possible(*tile)) {
             return tile;
         }
         let fits = |choice: &&Choice| {
@@ -214,7 +234,7 @@ impl Tile {
                 && columns <= choice.columns
                 && choice.transposed.is_none_or(|wanted| wanted == transposed)
                 && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
-                && (choice.tile.source != Source::Subgroup || gpu.subgroup_lanes() == Some(choice.tile.x))
+                && possible(choice.tile)
         };
         // The last row of each class fits every product.
         CHOICES.iter().find(fits).map_or(TILES[1], |choice| choice.tile)
@@ -224,7 +244,7 @@ impl Tile {
     pub(crate) fn define(self, variant: Variant, ragged: bool) -> Variant {
         let loops = if ragged && self.source == Source::Subgroup { self.rows / self.x } else { 1 };
         let variant = variant
-            .word("TILE_SOURCE", self.source_name())
+            .word("TILE_SOURCE", if self.source == Source::Packed { "subgroup" } else { self.source_name() })
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
@@ -233,7 +253,7 @@ impl Tile {
             .number("TILE_QUADS", self.quads);
         match self.source {
             Source::Direct | Source::Lanes => variant,
-            Source::Subgroup => variant.number("TILE_ROWS_A_LANE", self.rows / self.x),
+            Source::Subgroup | Source::Packed => variant.number("TILE_ROWS_A_LANE", self.rows / self.x),
             Source::Shared(depth) => {
                 let blocks = (self.rows() + self.columns()) / 4 * (depth / 4);
                 variant
@@ -250,13 +270,14 @@ impl Tile {
             Source::Lanes => "lanes",
             Source::Shared(_) => "shared",
             Source::Subgroup => "subgroup",
+            Source::Packed => "packed",
         }
     }
 
     /// The most of k that one dispatch may go through.
     pub(crate) fn max_depth(self) -> u64 {
         match self.source {
-            Source::Direct | Source::Subgroup => MAX_ITERATIONS * 4,
+            Source::Direct | Source::Subgroup | Source::Packed => MAX_ITERATIONS * 4,
             Source::Lanes => MAX_ITERATIONS * 4 * u64::from(self.x),
             Source::Shared(depth) => MAX_ITERATIONS / u64::from(1 + depth) * u64::from(depth),
         }
@@ -286,6 +307,10 @@ impl std::str::FromStr for Tile {
             .ok_or_else(|| Error::Tuning(format!("'{text}' is no tile; one is '{}'", TILES[TILES.len() - 1])))
     }
 }
+
+/// When a variant's factors are in buffers, and when in textures, in the words of the shader's `//#if`.
+pub(crate) const STORED: &str = "a_ACCESS != texels";
+pub(crate) const PACKED: &str = "a_ACCESS == texels";
 
 params! {
     /// `Product` in `shaders/lib/tile.wgsl`.
@@ -328,9 +353,11 @@ pub(crate) struct Multiplication<'a> {
 /// What one dispatch does of a multiplication.
 pub(crate) struct Piece<'a> {
     pub product: Product,
-    pub a: Bound<'a>,
-    pub b: Bound<'a>,
+    pub a: Operand<'a>,
+    pub b: Operand<'a>,
     pub c: Bound<'a>,
+    /// What comes before it: its factors are packed, unless the piece before has had the same.
+    pub before: Plan,
     /// First row and column of C, and the number of columns, that this piece computes.
     pub row: u64,
     pub rows: u64,
@@ -342,21 +369,86 @@ pub(crate) struct Piece<'a> {
     c_access: &'static str,
 }
 
+/// A factor as the product finds it.
+#[derive(Debug)]
+pub(crate) enum Operand<'a> {
+    Stored(Bound<'a>),
+    Packed(Texels),
+}
+
+impl Bind for Operand<'_> {
+    fn resource(&self) -> wgpu::BindingResource<'_> {
+        match self {
+            Self::Stored(bound) => bound.resource(),
+            Self::Packed(texels) => texels.resource(),
+        }
+    }
+}
+
 impl Piece<'_> {
     /// The names of the tile product's variant.
     pub(crate) fn define(&self, multiplication: &Multiplication<'_>, tile: Tile) -> Variant {
+        let [a, b] = [multiplication.a.element(), multiplication.b.element()];
+        if tile.source == Source::Packed {
+            return tile.packed_variant(self.c_access);
+        }
         tile.define(Variant::default(), false)
             .flag("B_TRANSPOSED", multiplication.transposed)
             .flag("A_GATHERED", false)
-            .word("a_TYPE", multiplication.a.element().name())
+            .word("a_TYPE", a.name())
             .word("a_ACCESS", self.a_access)
-            .word("b_TYPE", multiplication.b.element().name())
+            .word("b_TYPE", b.name())
             .word("b_ACCESS", self.b_access)
             .word("c_ACCESS", self.c_access)
     }
 }
 
+/// The textures that a product's factors are packed into, which its pieces use one after the other.
+#[derive(Debug, Default)]
+struct Packing([Option<Packed>; 2]);
+
+/// A texture, and which part of a factor it holds: from which element on, in which layout.
+#[derive(Debug)]
+struct Packed {
+    texels: Texels,
+    first: u64,
+    layout: Layout,
+}
+
+impl Packing {
+    /// The factor of this number, packed: by a step of `before`, unless the texture holds it already.
+    fn pack<'a>(
+        &mut self,
+        gpu: &Gpu,
+        factor: usize,
+        source: pack::Source<'_>,
+        first: u64,
+        layout: Layout,
+        before: &mut Plan,
+    ) -> Result<Operand<'a>> {
+        let name = ["a", "b"][factor];
+        let held = &mut self.0[factor];
+        if let Some(packed) = held.as_ref().filter(|packed| packed.first == first && packed.layout == layout) {
+            return Ok(Operand::Packed(packed.texels.clone()));
+        }
+        let texels = match held.take().filter(|packed| packed.texels.bytes() >= layout.texels() * Texels::BYTES) {
+            Some(packed) => packed.texels,
+            None => {
+                let texels = Texels::new(gpu, &format!("{name} packed"), layout.texels())?;
+                before.keep_texels(texels.clone());
+                texels
+            }
+        };
+        if layout.texels() > 0 {
+            before.push(pack::pack(gpu, name, source, layout, &texels)?);
+        }
+        *held = Some(Packed { texels: texels.clone(), first, layout });
+        Ok(Operand::Packed(texels))
+    }
+}
+
 /// A block of C: which batches, rows and columns of it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 struct Block {
     batch: u64,
     batches: u64,
@@ -369,7 +461,8 @@ struct Block {
 impl Multiplication<'_> {
     /// The tile it is computed by.
     pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
-        Tile::choose(gpu, self.rows, self.columns, 1, self.transposed, batch_invariant)
+        let (rows, columns, transposed) = (self.rows, self.columns, self.transposed);
+        Tile::choose(gpu, Sought { rows, columns, products: 1, transposed, packs: true }, batch_invariant)
     }
 
     /// Into how many parts of which depth the sum is cut, so that enough workgroups share it, if it is: where all of it is one
@@ -385,7 +478,9 @@ impl Multiplication<'_> {
         let parts = self.depth.div_ceil(depth);
         let limit = gpu.unaligned_limit();
         let fits = |count: u64, element: Element| count * element.bytes() as u64 <= limit;
-        let whole = fits(self.rows * self.depth, self.a.element())
+        let packed = self.layouts(tile, &self.whole(), self.depth);
+        let whole = packed.is_none_or(|packed| packed.iter().all(|layout| layout.texels() <= gpu.texels_limit()))
+            && fits(self.rows * self.depth, self.a.element())
             && fits(self.columns * self.depth, self.b.element())
             && fits(parts * self.rows * self.columns, Element::F32);
         (whole && depth <= tile.max_depth()).then_some((parts, depth))
@@ -393,19 +488,22 @@ impl Multiplication<'_> {
 
     /// All parts of the sum at once: batches that share rows of A and columns of B, each with k of its own.
     pub(super) fn part_piece<'a>(&'a self, gpu: &'a Gpu, tile: Tile, parts: u64, depth: u64) -> Result<Piece<'a>> {
-        let block = Block { batch: 0, batches: 1, row: 0, rows: self.rows, column: 0, columns: self.columns };
-        let mut piece = self.piece(gpu, tile, &block, 0, self.depth)?;
+        let mut piece = self.piece(gpu, tile, &self.whole(), [0, self.depth], &mut Packing::default())?;
         let number = |what, count| shader_u32(self.operation, what, count);
         let each = self.rows * self.columns;
         piece.c = self.c.bind(gpu, self.operation, "parts", 0, parts * each)?;
         piece.c_access = store_access(&piece.c, self.c.element(), &[self.columns, each]);
         piece.workgroups = tile.workgroups(self.rows, self.columns, parts);
+        let [a_batch, b_batch] = match self.layouts(tile, &self.whole(), depth) {
+            Some(packed) => packed.map(Layout::of_panel),
+            None => [depth, if self.transposed { depth } else { depth * self.columns }],
+        };
         piece.product = Product {
             depth: number("depth", depth)?,
             last_depth: number("depth", self.depth - (parts - 1) * depth)?,
             batches: number("parts", parts)?,
-            a_batch: number("depth", depth)?,
-            b_batch: number("depth", if self.transposed { depth } else { depth * self.columns })?,
+            a_batch: number("depth", a_batch)?,
+            b_batch: number("depth", b_batch)?,
             c_first: piece.c.first,
             c_batch: number("elements of a part", each)?,
             finishes: 0,
@@ -418,12 +516,13 @@ impl Multiplication<'_> {
     /// Blocks of C follow one another; within a block k ascends, and each piece goes on where the last one stopped.
     pub(crate) fn pieces<'a>(&'a self, gpu: &'a Gpu, tile: Tile) -> Result<Vec<Piece<'a>>> {
         let mut pieces = Vec::new();
+        let mut packing = Packing::default();
         let (blocks, depth_each) = self.blocks(gpu, tile)?;
         for block in blocks {
             let mut k = 0;
             loop {
                 let depth = (self.depth - k).min(depth_each);
-                pieces.push(self.piece(gpu, tile, &block, k, depth)?);
+                pieces.push(self.piece(gpu, tile, &block, [k, depth], &mut packing)?);
                 k += depth;
                 if k == self.depth {
                     break;
@@ -449,12 +548,18 @@ impl Multiplication<'_> {
         let limit = gpu.unaligned_limit();
         let (a_size, b_size, c_size) =
             (self.a.element().bytes() as u64, self.b.element().bytes() as u64, self.c.element().bytes() as u64);
-        let max_depth = tile.max_depth();
+        // Packed, a panel of either factor fits its texture, so that there is always a next block.
+        let room = gpu.texels_limit();
+        let panel_depth = if tile.source == Source::Packed { quads_of(room / u64::from(tile.x)) } else { u64::MAX };
+        let max_depth = tile.max_depth().min(panel_depth);
+        let packed = self.layouts(tile, &self.whole(), self.depth.min(max_depth));
         // As many whole batches as fit; all share b unless each has its own.
         let each = [self.rows * self.depth * a_size, self.rows * self.columns * c_size];
         let of_b = self.depth * self.columns * b_size;
         let largest = each.into_iter().chain(self.b_batched.then_some(of_b)).max().unwrap_or(0).max(1);
-        let batches_each = if of_b > limit { 0 } else { limit / largest };
+        let packed_each =
+            packed.map_or(u64::MAX, |packed| room / packed.map(Layout::of_batch).into_iter().max().unwrap_or(0).max(1));
+        let batches_each = if of_b > limit { 0 } else { (limit / largest).min(packed_each) };
         if batches_each > 0 {
             let block =
                 |(batch, batches)| Block { batch, batches, row: 0, rows: self.rows, column: 0, columns: self.columns };
@@ -471,12 +576,15 @@ impl Multiplication<'_> {
             }
             Ok(limit / bytes.max(1))
         };
+        let [packed_rows, packed_columns] =
+            packed.map_or([u64::MAX; 2], |packed| packed.map(|layout| room / layout.of_panel().max(1) * layout.panel));
         let rows_each = at_most("a row of a in bytes", self.depth * a_size)?
-            .min(at_most("a row of c in bytes", self.columns * c_size)?);
+            .min(at_most("a row of c in bytes", self.columns * c_size)?)
+            .min(packed_rows);
         let (columns_each, depth_each) = if self.transposed {
-            (quads_of(at_most("a row of b in bytes", self.depth * b_size)?), max_depth)
+            (quads_of(at_most("a row of b in bytes", self.depth * b_size)?).min(packed_columns), max_depth)
         } else {
-            (u64::MAX, quads_of(at_most("a row of b in bytes", self.columns * b_size)?).min(max_depth))
+            (packed_columns, quads_of(at_most("a row of b in bytes", self.columns * b_size)?).min(max_depth))
         };
         let mut blocks = Vec::new();
         for batch in 0..self.batches {
@@ -489,7 +597,28 @@ impl Multiplication<'_> {
         Ok((blocks, depth_each))
     }
 
-    fn piece<'a>(&'a self, gpu: &'a Gpu, tile: Tile, block: &Block, k: u64, depth: u64) -> Result<Piece<'a>> {
+    fn whole(&self) -> Block {
+        Block { batch: 0, batches: 1, row: 0, rows: self.rows, column: 0, columns: self.columns }
+    }
+
+    /// How the factors of a block are packed, if they are.
+    fn layouts(&self, tile: Tile, block: &Block, depth: u64) -> Option<[Layout; 2]> {
+        let lanes = u64::from(tile.x);
+        let a = Layout { batches: block.batches, rows: block.rows, depth, panel: lanes, runs: 1 };
+        let batches = if self.b_batched { block.batches } else { 1 };
+        let b = Layout { batches, rows: block.columns, depth, panel: 4 * lanes, runs: 4 };
+        (tile.source == Source::Packed).then_some([a, b])
+    }
+
+    /// The product over `depth` of k from `k` on.
+    fn piece<'a>(
+        &'a self,
+        gpu: &'a Gpu,
+        tile: Tile,
+        block: &Block,
+        [k, depth]: [u64; 2],
+        packing: &mut Packing,
+    ) -> Result<Piece<'a>> {
         let operation = self.operation;
         let (a_batch, c_batch) = (self.rows * self.depth, self.rows * self.columns);
         let b_batch = if self.b_batched { self.columns * self.depth } else { 0 };
@@ -532,13 +661,36 @@ impl Multiplication<'_> {
             continues: u32::from(k > 0),
             finishes: u32::from(k + depth == self.depth),
         };
-        let [a_access, b_access] = factor_accesses(
-            gpu,
-            [
-                Factor { bound: &mut a, element: self.a.element(), strides: &[self.depth, a_batch, depth] },
-                Factor { bound: &mut b, element: self.b.element(), strides: &[b_stride, b_batch, b_columns] },
-            ],
-        );
+        let strides = [[self.depth, a_batch, depth], [b_stride, b_batch, b_columns]];
+        let elements = [self.a.element(), self.b.element()];
+        let mut before = Plan::default();
+        let (a, b, [a_access, b_access], product) = if let Some(layouts) = self.layouts(tile, block, depth) {
+            let source = |bound, factor: usize, transposed| pack::Source {
+                bound,
+                element: elements[factor],
+                stride: strides[factor][0],
+                batch: strides[factor][1],
+                transposed,
+            };
+            let a = packing.pack(gpu, 0, source(a, 0, false), a_first, layouts[0], &mut before)?;
+            let b = packing.pack(gpu, 1, source(b, 1, !self.transposed), b_first, layouts[1], &mut before)?;
+            let [a_stride, b_stride] = layouts.map(Layout::of_panel);
+            let [a_batch, b_batch] = layouts.map(Layout::of_batch);
+            let product = Product {
+                a_first: 0,
+                a_stride: number("the panels of a", a_stride)?,
+                a_batch: number("the batches of a", a_batch)?,
+                b_first: 0,
+                b_stride: number("the panels of b", b_stride)?,
+                b_batch: number("the batches of b", if self.b_batched { b_batch } else { 0 })?,
+                ..product
+            };
+            (a, b, ["texels"; 2], product)
+        } else {
+            let factor = |bound, factor: usize| Factor { bound, element: elements[factor], strides: &strides[factor] };
+            let accesses = factor_accesses(gpu, [factor(&mut a, 0), factor(&mut b, 1)]);
+            (Operand::Stored(a), Operand::Stored(b), accesses, product)
+        };
         let c_access = store_access(&c, self.c.element(), &[self.columns, c_batch, block.columns]);
         Ok(Piece {
             product,
@@ -550,6 +702,7 @@ impl Multiplication<'_> {
             a,
             b,
             c,
+            before,
             a_access,
             b_access,
             c_access,
@@ -569,8 +722,23 @@ pub(crate) fn path_variants() -> Vec<Variant> {
 }
 
 impl Tile {
+    /// What packed factors were stored as, and how, no longer matters.
+    fn packed_variant(self, c_access: &'static str) -> Variant {
+        self.define(Variant::default(), false)
+            .flag("B_TRANSPOSED", true)
+            .flag("A_GATHERED", false)
+            .word("a_TYPE", Element::F32.name())
+            .word("a_ACCESS", "texels")
+            .word("b_TYPE", Element::F32.name())
+            .word("b_ACCESS", "texels")
+            .word("c_ACCESS", c_access)
+    }
+
     /// Only tiles for software read in words of 64 bits.
     fn variants(self, b_transposed: bool, a_gathered: bool, ragged: bool) -> Vec<Variant> {
+        if self.source == Source::Packed {
+            return super::STORE_ACCESSES.iter().filter(|_| !ragged).map(|c| self.packed_variant(c)).collect();
+        }
         let wide = self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32);
         let mut variants = Vec::new();
         for [a_type, b_type] in factor_types() {

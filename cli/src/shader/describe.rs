@@ -7,7 +7,7 @@ use serde::Serialize;
 
 use super::{
     select::Named,
-    translate::{Buffer, Features, Language, Metal, Place, Shader, Translation},
+    translate::{Features, Language, Metal, Place, Resource, Shader, Translation},
 };
 
 /// A shader's interface.
@@ -57,7 +57,7 @@ struct Field {
     offset: usize,
 }
 
-/// A storage buffer.
+/// A storage buffer, or a storage texture of two dimensions.
 #[derive(Debug, Serialize)]
 struct Binding {
     binding: u32,
@@ -66,7 +66,7 @@ struct Binding {
     place: Place,
     /// What a tensor's element is stored as.
     element: String,
-    /// What the shader reads or writes at a time, and its bytes.
+    /// What the shader reads or writes at a time, a texture's format where it is one, and its bytes.
     word: String,
     word_bytes: u32,
 }
@@ -82,10 +82,10 @@ impl Description {
         let module = &shader.module;
         let mut parameters = None;
         let mut bindings = Vec::new();
-        for (buffer, place) in shader.buffers().into_iter().zip(translation.places) {
-            match buffer.access {
-                None => parameters = Some(Parameters::new(kernel, module, buffer, place)?),
-                Some(access) => bindings.push(Binding::new(variant, module, buffer, access, place)?),
+        for (resource, place) in shader.resources().into_iter().zip(translation.places) {
+            match resource.access {
+                None => parameters = Some(Parameters::new(kernel, module, resource, place)?),
+                Some(access) => bindings.push(Binding::new(variant, module, resource, access, place)?),
             }
         }
         let (target, _) = language.target.names();
@@ -111,7 +111,7 @@ impl Description {
 }
 
 impl Parameters {
-    fn new(kernel: &Kernel, module: &Module, buffer: Buffer, place: Place) -> anyhow::Result<Self> {
+    fn new(kernel: &Kernel, module: &Module, buffer: Resource, place: Place) -> anyhow::Result<Self> {
         let TypeInner::Struct { span, .. } = module.types[buffer.ty].inner else {
             bail!("the parameters are no struct");
         };
@@ -127,24 +127,38 @@ impl Parameters {
 }
 
 impl Binding {
-    fn new(variant: &Named, module: &Module, buffer: Buffer, access: Access, place: Place) -> anyhow::Result<Self> {
-        let TypeInner::Array { base, stride, .. } = module.types[buffer.ty].inner else {
-            bail!("{} is no array", buffer.name);
+    fn new(variant: &Named, module: &Module, resource: Resource, access: Access, place: Place) -> anyhow::Result<Self> {
+        let (word, scalar, word_bytes) = match module.types[resource.ty].inner {
+            TypeInner::Array { base, stride, .. } => {
+                let (word, scalar) =
+                    word(module, base).with_context(|| format!("{} is of a type without a name", resource.name))?;
+                (word, scalar, stride)
+            }
+            TypeInner::Image {
+                class: naga::ImageClass::Storage { format: naga::StorageFormat::Rgba32Float, .. },
+                ..
+            } => ("rgba32float".into(), "f32", 16),
+            _ => bail!("{} is neither an array nor a texture that is known", resource.name),
         };
-        let (word, scalar) =
-            word(module, base).with_context(|| format!("{} is of a type without a name", buffer.name))?;
+        let element = variant.value(&format!("{}_TYPE", resource.name)).unwrap_or(scalar).to_owned();
         Ok(Self {
-            binding: buffer.binding.binding,
-            access: match access {
-                Access::Read => "read",
-                Access::Write => "read_write",
-            },
+            binding: resource.binding.binding,
+            access: access_name(access),
             place,
-            element: variant.value(&format!("{}_TYPE", buffer.name)).unwrap_or(scalar).to_owned(),
+            element,
             word,
-            word_bytes: stride,
-            name: buffer.name,
+            word_bytes,
+            name: resource.name,
         })
+    }
+}
+
+/// As WGSL says it.
+pub fn access_name(access: Access) -> &'static str {
+    match access {
+        Access::Read | Access::ReadTexels => "read",
+        Access::Write => "read_write",
+        Access::WriteTexels => "write",
     }
 }
 

@@ -4,10 +4,10 @@
 // A test that cannot go on fails, and says why.
 #![allow(clippy::panic, clippy::print_stdout)]
 
-use double_routing::kernels::{ALL, Access, Kernel};
+use double_routing::kernels::{ALL, Kernel};
 
 use super::{
-    describe::Description,
+    describe::{Description, access_name},
     metal::lint,
     select::Named,
     translate::{Language, Shader, Target},
@@ -61,9 +61,8 @@ fn interface(about: &str, kernel: &Kernel, variant: &Named, target: Target, desc
     let slots = kernel.slots(&variant.variant).unwrap_or_else(|error| panic!("{about}: {error}"));
     let mut bound: Vec<_> = slots.iter().collect();
     bound.sort_by_key(|slot| slot.binding);
-    let access = |access| if access == Access::Read { "read" } else { "read_write" };
     let bound: Vec<_> =
-        bound.iter().map(|slot| format!("{} {:?} {:?}", slot.binding, slot.name, access(slot.access))).collect();
+        bound.iter().map(|slot| format!("{} {:?} {:?}", slot.binding, slot.name, access_name(slot.access))).collect();
     assert_eq!(said, bound, "{about}: {target:?}");
 
     let fields = list(&description["parameters"]["fields"]);
@@ -82,8 +81,13 @@ fn places(about: &str, target: Target, description: &serde_json::Value, code: &[
     for buffer in buffers {
         let place = &buffer["place"];
         let text_of = |name: &str| place[name].as_str().unwrap_or_default().to_owned();
+        let texture = buffer["word"] == "rgba32float";
         let written = match target {
-            Target::Wgsl => format!("@group({}) @binding({}) var<", place["group"], place["binding"]),
+            Target::Wgsl => {
+                let space = if texture { " " } else { "<" };
+                format!("@group({}) @binding({}) var{space}", place["group"], place["binding"])
+            }
+            Target::Msl if texture => format!("[[texture({})]]", place["texture"]),
             Target::Msl => format!("[[buffer({})]]", place["buffer"]),
             Target::Hlsl => format!(": register({})", text_of("register")),
             Target::Glsl => format!("binding = {}) ", place["binding"]),
@@ -95,7 +99,9 @@ fn places(about: &str, target: Target, description: &serde_json::Value, code: &[
             }
         };
         assert!(text.contains(&written), "{about}: {target:?} has no {written}");
-        if target == Target::Glsl {
+        if target == Target::Glsl && texture {
+            assert!(text.contains(&format!(" {};", text_of("image"))), "{about}: no image {}", text_of("image"));
+        } else if target == Target::Glsl {
             assert!(text.contains(&format!("{} {{", text_of("block"))), "{about}: no block {}", text_of("block"));
         }
     }

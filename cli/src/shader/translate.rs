@@ -200,9 +200,9 @@ impl Shader {
             .map(move |(_, variable)| layouter[variable.ty].size))
     }
 
-    /// The buffers it binds, in the order of their numbers.
-    pub fn buffers(&self) -> Vec<Buffer> {
-        let mut buffers: Vec<_> = self
+    /// What it binds, in the order of the numbers.
+    pub fn resources(&self) -> Vec<Resource> {
+        let mut resources: Vec<_> = self
             .module
             .global_variables
             .iter()
@@ -210,9 +210,10 @@ impl Shader {
                 let access = match variable.space {
                     AddressSpace::Storage { access } if access.contains(StorageAccess::STORE) => Some(Access::Write),
                     AddressSpace::Storage { .. } => Some(Access::Read),
+                    AddressSpace::Handle => Some(texels_access(&self.module.types[variable.ty].inner)?),
                     _ => None,
                 };
-                Some(Buffer {
+                Some(Resource {
                     handle,
                     binding: variable.binding?,
                     name: variable.name.clone().unwrap_or_default(),
@@ -221,25 +222,25 @@ impl Shader {
                 })
             })
             .collect();
-        buffers.sort_by_key(|buffer| buffer.binding);
-        buffers
+        resources.sort_by_key(|resource| resource.binding);
+        resources
     }
 
     pub fn translate(&self, language: Language) -> anyhow::Result<Translation> {
         if let Some(reason) = language.target.lacks(self.features) {
             bail!("it has {reason}");
         }
-        let buffers = self.buffers();
+        let resources = self.resources();
         match language.target {
-            Target::Wgsl => Ok(self.wgsl(&buffers)),
-            Target::Spirv => self.spirv(language, &buffers),
-            Target::Msl => self.msl(language, &buffers),
-            Target::Hlsl => self.hlsl(language, &buffers),
-            Target::Glsl => self.glsl(language, &buffers),
+            Target::Wgsl => Ok(self.wgsl(&resources)),
+            Target::Spirv => self.spirv(language, &resources),
+            Target::Msl => self.msl(language, &resources),
+            Target::Hlsl => self.hlsl(language, &resources),
+            Target::Glsl => self.glsl(language, &resources),
         }
     }
 
-    fn wgsl(&self, buffers: &[Buffer]) -> Translation {
+    fn wgsl(&self, resources: &[Resource]) -> Translation {
         // The standard asks for it; naga does without, and does not know it yet.
         let enabled = if self.features.subgroups { "enable subgroups;\n" } else { "" };
         let unseen = self.features.unseen == Unseen::SubgroupFunctions;
@@ -247,9 +248,9 @@ impl Shader {
         Translation {
             code: format!("{enabled}{analysed}{}", self.wgsl).into_bytes(),
             entry_point: ENTRY_POINT.into(),
-            places: buffers
+            places: resources
                 .iter()
-                .map(|Buffer { binding, .. }| Place::Group { group: binding.group, binding: binding.binding })
+                .map(|Resource { binding, .. }| Place::Group { group: binding.group, binding: binding.binding })
                 .collect(),
             metal: None,
             compiler_options: Vec::new(),
@@ -257,7 +258,7 @@ impl Shader {
     }
 
     /// As wgpu-hal's `vulkan/device.rs` and `vulkan/adapter.rs`.
-    fn spirv(&self, language: Language, buffers: &[Buffer]) -> anyhow::Result<Translation> {
+    fn spirv(&self, language: Language, resources: &[Resource]) -> anyhow::Result<Translation> {
         let checks = Gpu::shader_checks();
         let (vulkan, zeroed_by_device) = match language.version {
             "1.3" => ("1.1", false),
@@ -287,7 +288,7 @@ impl Shader {
         if self.features.int64 {
             capabilities.push(spv::Capability::Int64);
         }
-        let numbered: Vec<_> = (0..).zip(buffers).map(|(number, buffer)| (buffer.binding, number)).collect();
+        let numbered: Vec<_> = (0..).zip(resources).map(|(number, resource)| (resource.binding, number)).collect();
         let options = spv::Options {
             lang_version: language.pair()?,
             flags: spv::WriterFlags::LABEL_VARYINGS | spv::WriterFlags::FORCE_POINT_SIZE,
@@ -333,25 +334,32 @@ impl Shader {
     }
 
     /// As wgpu-hal's `metal/device.rs`.
-    fn msl(&self, language: Language, buffers: &[Buffer]) -> anyhow::Result<Translation> {
+    fn msl(&self, language: Language, resources: &[Resource]) -> anyhow::Result<Translation> {
         let checks = Gpu::shader_checks();
-        let numbered: Vec<_> = (0..).zip(buffers).collect();
+        let (mut buffers, mut textures) = (0, 0);
+        let mut places = Vec::new();
+        let mut targets = BTreeMap::new();
+        for resource in resources {
+            let mutable = matches!(resource.access, Some(Access::Write | Access::WriteTexels));
+            let (target, place) = if resource.is_texture() {
+                let target = msl::BindTarget { texture: Some(textures), mutable, ..Default::default() };
+                textures += 1;
+                (target, Place::Texture { texture: (textures - 1).into() })
+            } else {
+                let target = msl::BindTarget { buffer: Some(buffers), mutable, ..Default::default() };
+                buffers += 1;
+                (target, Place::Buffer { buffer: (buffers - 1).into() })
+            };
+            targets.insert(resource.binding, target);
+            places.push(place);
+        }
         // Behind the buffers comes one with the sizes of those that have an array without a length.
-        let sizes_buffer = u8::try_from(buffers.len())?;
-        let resources = msl::EntryPointResources {
-            resources: numbered
-                .iter()
-                .map(|&(number, buffer)| {
-                    let mutable = buffer.access == Some(Access::Write);
-                    (buffer.binding, msl::BindTarget { buffer: Some(number), mutable, ..Default::default() })
-                })
-                .collect(),
-            immediates_buffer: None,
-            sizes_buffer: Some(sizes_buffer),
-        };
+        let sizes_buffer = buffers;
+        let resources_of_entry =
+            msl::EntryPointResources { resources: targets, immediates_buffer: None, sizes_buffer: Some(sizes_buffer) };
         let options = msl::Options {
             lang_version: language.pair()?,
-            per_entry_point_map: BTreeMap::from([(ENTRY_POINT.to_owned(), resources)]),
+            per_entry_point_map: BTreeMap::from([(ENTRY_POINT.to_owned(), resources_of_entry)]),
             inline_samplers: Vec::new(),
             spirv_cross_compatibility: false,
             fake_missing_bindings: false,
@@ -374,16 +382,16 @@ impl Shader {
         let (text, info) = msl::write_string(&self.module, &self.info, &options, &pipeline)?;
         let (major, minor) = language.pair()?;
         // In the order of their declarations.
-        let mut sized: Vec<_> = buffers.iter().filter(|buffer| buffer.is_unsized(&self.module)).collect();
-        sized.sort_by_key(|buffer| buffer.handle);
+        let mut sized: Vec<_> = resources.iter().filter(|resource| resource.is_unsized(&self.module)).collect();
+        sized.sort_by_key(|resource| resource.handle);
         Ok(Translation {
             code: text.into_bytes(),
             entry_point: only_name(info.entry_point_names)?,
-            places: numbered.iter().map(|&(number, _)| Place::Buffer { buffer: number.into() }).collect(),
+            places,
             metal: Some(Metal {
                 buffer_sizes: (!sized.is_empty()).then(|| BufferSizes {
                     buffer: sizes_buffer.into(),
-                    of: sized.iter().map(|buffer| buffer.name.clone()).collect(),
+                    of: sized.iter().map(|resource| resource.name.clone()).collect(),
                 }),
                 threadgroup_memory_lengths: self
                     .workgroup_variables()?
@@ -398,20 +406,20 @@ impl Shader {
     }
 
     /// As wgpu-hal's `dx12/device.rs` and `dx12/shader_compilation.rs`.
-    fn hlsl(&self, language: Language, buffers: &[Buffer]) -> anyhow::Result<Translation> {
+    fn hlsl(&self, language: Language, resources: &[Resource]) -> anyhow::Result<Translation> {
         let checks = Gpu::shader_checks();
         let (mut cbv, mut srv, mut uav) = (0, 0, 0);
         let mut binding_map = hlsl::BindingMap::new();
         let mut places = Vec::new();
-        for buffer in buffers {
-            let (letter, counter) = match buffer.access {
+        for resource in resources {
+            let (letter, counter) = match resource.access {
                 None => ('b', &mut cbv),
                 Some(Access::Read) => ('t', &mut srv),
-                Some(Access::Write) => ('u', &mut uav),
+                Some(Access::Write | Access::ReadTexels | Access::WriteTexels) => ('u', &mut uav),
             };
             let target = hlsl::BindTarget { space: 0, register: *counter, ..Default::default() };
             places.push(Place::Register { register: format!("{letter}{counter}"), space: target.space });
-            binding_map.insert(buffer.binding, target);
+            binding_map.insert(resource.binding, target);
             *counter += 1;
         }
         let (major, minor) = language.pair()?;
@@ -447,12 +455,16 @@ impl Shader {
     }
 
     /// As wgpu-hal's `gles/device.rs`. Checks are left to the driver there.
-    fn glsl(&self, language: Language, buffers: &[Buffer]) -> anyhow::Result<Translation> {
-        let (mut uniforms, mut storages) = (0, 0);
+    fn glsl(&self, language: Language, resources: &[Resource]) -> anyhow::Result<Translation> {
+        let (mut uniforms, mut storages, mut images) = (0, 0, 0);
         let mut binding_map = glsl::BindingMap::new();
-        for buffer in buffers {
-            let counter = if buffer.access.is_none() { &mut uniforms } else { &mut storages };
-            binding_map.insert(buffer.binding, *counter);
+        for resource in resources {
+            let counter = match resource.access {
+                None => &mut uniforms,
+                Some(Access::Read | Access::Write) => &mut storages,
+                Some(Access::ReadTexels | Access::WriteTexels) => &mut images,
+            };
+            binding_map.insert(resource.binding, *counter);
             *counter += 1;
         }
         let version = match language.version.strip_suffix("es") {
@@ -480,15 +492,19 @@ impl Shader {
             BoundsCheckPolicies::default(),
         )?
         .write()?;
-        let places = buffers
+        let places = resources
             .iter()
-            .map(|buffer| {
-                let block = info.uniforms.get(&buffer.handle).cloned();
-                let binding = options.binding_map.get(&buffer.binding).copied();
-                Some(Place::Block { block: block?, binding: binding? })
+            .map(|resource| {
+                let binding = options.binding_map.get(&resource.binding).copied()?;
+                if !resource.is_texture() {
+                    return Some(Place::Block { block: info.uniforms.get(&resource.handle)?.clone(), binding });
+                }
+                let mut images = info.texture_mapping.iter();
+                let (image, _) = images.find(|(_, mapping)| mapping.texture == resource.handle)?;
+                Some(Place::Image { image: image.clone(), binding })
             })
             .collect::<Option<_>>()
-            .context("a buffer has no block")?;
+            .context("a buffer has no block, or a texture no image")?;
         Ok(Translation {
             code: text.into_bytes(),
             // GLSL's entry points are all called so.
@@ -509,14 +525,24 @@ const fn restrict_if(checked: bool) -> BoundsCheckPolicy {
     if checked { BoundsCheckPolicy::Restrict } else { BoundsCheckPolicy::Unchecked }
 }
 
+/// How a texture is used, if it is a storage texture.
+fn texels_access(ty: &TypeInner) -> Option<Access> {
+    match ty {
+        TypeInner::Image { class: naga::ImageClass::Storage { access, .. }, .. } => {
+            Some(if access.contains(StorageAccess::STORE) { Access::WriteTexels } else { Access::ReadTexels })
+        }
+        _ => None,
+    }
+}
+
 /// The one entry point's name in the translation: `main` is reserved in some languages.
 fn only_name<E: std::error::Error + Send + Sync + 'static>(names: Vec<Result<String, E>>) -> anyhow::Result<String> {
     names.into_iter().next().context("no entry point")?.map_err(Into::into)
 }
 
-/// A buffer that a shader binds.
+/// A buffer or a texture that a shader binds.
 #[derive(Debug)]
-pub struct Buffer {
+pub struct Resource {
     handle: Handle<naga::GlobalVariable>,
     pub binding: ResourceBinding,
     pub name: String,
@@ -525,7 +551,11 @@ pub struct Buffer {
     pub access: Option<Access>,
 }
 
-impl Buffer {
+impl Resource {
+    pub fn is_texture(&self) -> bool {
+        matches!(self.access, Some(Access::ReadTexels | Access::WriteTexels))
+    }
+
     fn is_unsized(&self, module: &Module) -> bool {
         matches!(module.types[self.ty].inner, TypeInner::Array { size: naga::ArraySize::Dynamic, .. })
     }
@@ -536,14 +566,14 @@ impl Buffer {
 pub struct Translation {
     pub code: Vec<u8>,
     pub entry_point: String,
-    /// Where each of [`Shader::buffers`] is bound.
+    /// Where each of [`Shader::resources`] is bound.
     pub places: Vec<Place>,
     pub metal: Option<Metal>,
     /// What wgpu asks of the device, or gives the compiler.
     pub compiler_options: Vec<String>,
 }
 
-/// Where a buffer is bound.
+/// Where a buffer or a texture is bound.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(untagged)]
 pub enum Place {
@@ -557,6 +587,10 @@ pub enum Place {
     Register { register: String, space: u8 },
     /// OpenGL's block; uniform and storage blocks are numbered apart.
     Block { block: String, binding: u8 },
+    /// The index in Metal's table of textures.
+    Texture { texture: u32 },
+    /// OpenGL's image, with a numbering of its own.
+    Image { image: String, binding: u8 },
 }
 
 /// What else must be set before a dispatch on Metal.

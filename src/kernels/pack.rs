@@ -1,0 +1,126 @@
+//! A factor of a product laid out in a texture. Shader: `shaders/pack.wgsl`.
+
+use super::{Access, Kernel, Slot, load_accesses, params};
+use crate::{
+    Element, Gpu, Result, Step,
+    shader::Variant,
+    tensor::{Bind, Bound, Texels},
+};
+
+/// The kernel that lays a factor of a product out in a texture, panel by panel, for the tiles of software adapters that read it
+/// so: part of the plans of [`Matmul`](super::Matmul) and [`Route`](super::Route) there.
+///
+/// ```
+/// assert_eq!(double_routing::kernels::PACK.name(), "pack");
+/// ```
+pub const PACK: Kernel = Kernel {
+    name: "pack",
+    source: include_str!("../../shaders/pack.wgsl"),
+    params: Params::fields,
+    slots: &[Slot::read(1, "a"), Slot::texels(2, "packed", Access::WriteTexels)],
+    variants,
+};
+
+params! {
+    struct Params {
+        batches,
+        rows,
+        depth,
+        first,
+        stride,
+        batch,
+        panel,
+        runs,
+    }
+}
+
+/// Invocations of a workgroup, each of which writes four texels.
+const WORKGROUP: u64 = 64;
+
+/// How a factor is packed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Layout {
+    pub batches: u64,
+    pub rows: u64,
+    pub depth: u64,
+    /// Rows of a panel, and into how many runs they are dealt.
+    pub panel: u64,
+    pub runs: u64,
+}
+
+impl Layout {
+    pub fn quads(self) -> u64 {
+        self.depth.div_ceil(4)
+    }
+
+    /// Texels of a panel.
+    pub fn of_panel(self) -> u64 {
+        self.quads() * self.panel
+    }
+
+    /// Texels of a batch.
+    pub fn of_batch(self) -> u64 {
+        self.rows.div_ceil(self.panel) * self.of_panel()
+    }
+
+    pub fn texels(self) -> u64 {
+        self.batches * self.of_batch()
+    }
+}
+
+/// A factor as it is stored: the elements from a row, or where `transposed` from a k, and from a batch to the next.
+#[derive(Debug)]
+pub(crate) struct Source<'a> {
+    pub bound: Bound<'a>,
+    pub element: Element,
+    pub stride: u64,
+    pub batch: u64,
+    pub transposed: bool,
+}
+
+/// Packs a factor into a texture that is large enough.
+pub(crate) fn pack(gpu: &Gpu, name: &str, mut source: Source<'_>, layout: Layout, packed: &Texels) -> Result<Step> {
+    let of_row = if source.transposed { layout.rows } else { layout.depth };
+    let access = source.bound.load_access(gpu, source.element, &[source.stride, source.batch, of_row]);
+    let number = |what: &str, count| super::shader_u32("pack", what, count);
+    let params = Params {
+        batches: number("batches", layout.batches)?,
+        rows: number("rows", layout.rows)?,
+        depth: number("depth", layout.depth)?,
+        first: source.bound.first,
+        stride: number("the stride", source.stride)?,
+        batch: number("the batch stride", source.batch)?,
+        panel: number("the panel", layout.panel)?,
+        runs: number("runs", layout.runs)?,
+    };
+    let operands: [(&str, &dyn Bind); 2] = [("a", &source.bound), ("packed", packed)];
+    Step::new(
+        gpu,
+        &PACK,
+        variant(source.transposed, source.element, access),
+        format!("pack {name} {}x{}", layout.batches * layout.rows, layout.depth),
+        bytemuck::bytes_of(&params),
+        &operands,
+        (layout.texels() / 4).div_ceil(WORKGROUP),
+    )
+}
+
+fn variant(transposed: bool, element: Element, access: &'static str) -> Variant {
+    Variant::default()
+        .flag("TRANSPOSED", transposed)
+        .number("FOUR", 4)
+        .word("a_TYPE", element.name())
+        .word("a_ACCESS", access)
+}
+
+fn variants() -> Vec<Variant> {
+    let mut variants = Vec::new();
+    for transposed in [false, true] {
+        for &element in super::FLOATS {
+            for access in load_accesses(element, true) {
+                variants.push(variant(transposed, element, access));
+            }
+        }
+    }
+    variants
+}
