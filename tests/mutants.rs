@@ -135,7 +135,7 @@ const MUTANTS: &[Mutant] = &[
         from: "n / (4u * TILE_X) * place.b_stride",
         to: "n / (4u * TILE_X) * place.a_stride",
         test: "matmul",
-        cases: "matmul 130x68x132",
+        cases: "matmul 259x133x70",
     },
     Mutant {
         fault: "pack: the rows of a panel are not dealt into runs",

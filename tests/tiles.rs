@@ -15,13 +15,14 @@ use double_routing::{
     kernels::{Matmul, Tile, Tuning},
 };
 
-/// Beyond the edges of the largest tile; odd and aligned rows, B as it is and transposed, and narrow types of each operand.
-const CASES: [&str; 7] = [
+/// Beyond the edges of the largest tile; odd and aligned rows, B as it is and transposed, a sum in parts, and narrow types of each operand.
+const CASES: [&str; 8] = [
     "matmul 9x33x5 f32 integers",
     "matmul 9x33x5 f32 integers bt",
     "matmul 65x63x31 f32 reals bt bias",
     "matmul 130x68x132 f32 integers",
     "matmul 130x68x132 f32 integers bt",
+    "matmul 17x64x5000 f32 integers bt bias",
     "matmul 17x36x24 bf16 reals bt bias a=bf16",
     "matmul 17x36x24 f32 reals bt bias c=f16",
 ];

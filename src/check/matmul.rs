@@ -105,6 +105,7 @@ pub(super) fn cases() -> Vec<Case> {
         (97, 101, 103),
         (128, 256, 64),
         (130, 68, 132),
+        (259, 133, 70),
     ] {
         for data in [Data::Reals, Data::Integers] {
             for transposed in [true, false] {
@@ -119,7 +120,7 @@ pub(super) fn cases() -> Vec<Case> {
     for element in [Element::F32, Element::F16, Element::BF16] {
         for shift in [0, 1, 2] {
             for transposed in [true, false] {
-                for (rows, columns, depth) in [(17, 36, 24), (4, 27, 29)] {
+                for (rows, columns, depth) in [(17, 36, 24), (4, 27, 29), (130, 150, 29)] {
                     let mut spec = Spec { element, shift, ..plain(rows, columns, depth, Data::Reals) };
                     spec.product.transposed = transposed;
                     specs.push(spec);
@@ -131,7 +132,7 @@ pub(super) fn cases() -> Vec<Case> {
     // Batches, each with its own B and all with one.
     for b_batched in [true, false] {
         for transposed in [true, false] {
-            for (rows, columns, depth) in [(5, 12, 8), (9, 33, 7)] {
+            for (rows, columns, depth) in [(5, 12, 8), (9, 33, 7), (50, 260, 7)] {
                 let mut spec = plain(rows, columns, depth, Data::Integers);
                 spec.product = Product { batches: 3, b_batched, transposed, ..spec.product };
                 specs.push(spec);
@@ -141,7 +142,7 @@ pub(super) fn cases() -> Vec<Case> {
     // Nothing to do; nothing to add up, which leaves the bias.
     specs.extend([plain(0, 8, 8, Data::Reals), plain(8, 0, 8, Data::Reals), plain(9, 33, 0, Data::Reals)]);
     // Deeper than an invocation may loop in one dispatch of a software driver.
-    for (rows, columns, depth) in [(3, 5, 200_000), (3, 5, 300_000), (9, 2, 300_000)] {
+    for (rows, columns, depth) in [(3, 5, 200_000), (3, 5, 300_000), (9, 2, 300_000), (2, 34, 250_000)] {
         for transposed in [true, false] {
             let mut spec = plain(rows, columns, depth, Data::Integers);
             spec.product.transposed = transposed;
@@ -166,6 +167,8 @@ pub(super) fn cases() -> Vec<Case> {
             (3, 27, 29, 0, true),
             (9, 28, 31, 3, true),
             (1, 40, 52, 0, true),
+            (130, 150, 28, 1, true),
+            (130, 151, 29, 3, false),
         ] {
             let mut spec = Spec { of_a, element, shift, ..plain(rows, columns, depth, Data::Reals) };
             spec.product.transposed = transposed;
@@ -175,9 +178,15 @@ pub(super) fn cases() -> Vec<Case> {
     specs.push(Spec { of_a: Element::F16, bias: false, ..plain(7, 9, 33, Data::Subnormals) });
     // Results of 16 bits: rows of whole words and of halves, a single row, batches, parts, sums that go on.
     for of_c in HALVES {
-        for (rows, columns, depth, shift) in
-            [(17, 36, 24, 0), (9, 26, 11, 2), (5, 33, 17, 0), (1, 33, 40, 4), (1, 1, 1, 0), (66, 70, 9, 0)]
-        {
+        for (rows, columns, depth, shift) in [
+            (17, 36, 24, 0),
+            (9, 26, 11, 2),
+            (5, 33, 17, 0),
+            (1, 33, 40, 4),
+            (1, 1, 1, 0),
+            (66, 70, 9, 0),
+            (130, 150, 9, 0),
+        ] {
             for data in [Data::Reals, Data::Integers] {
                 specs.push(Spec { of_c, shift, ..plain(rows, columns, depth, data) });
             }

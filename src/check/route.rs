@@ -87,9 +87,17 @@ pub(super) fn cases() -> Vec<Case> {
         shift: 0,
     };
     let mut specs = Vec::new();
-    for (tokens, outputs, depth) in
-        [(1, 1, 1), (1, 257, 5), (2, 31, 16), (5, 33, 17), (8, 32, 4), (63, 65, 15), (65, 64, 33), (130, 68, 132)]
-    {
+    for (tokens, outputs, depth) in [
+        (1, 1, 1),
+        (1, 257, 5),
+        (2, 31, 16),
+        (5, 33, 17),
+        (8, 32, 4),
+        (63, 65, 15),
+        (65, 64, 33),
+        (130, 68, 132),
+        (259, 133, 70),
+    ] {
         specs.extend([plain(tokens, outputs, depth, Data::Reals), plain(tokens, outputs, depth, Data::Integers)]);
     }
     for (inner, outer) in [(false, false), (false, true), (true, false)] {
@@ -104,14 +112,20 @@ pub(super) fn cases() -> Vec<Case> {
     }
     // Activations of 16 bits; results of them, where rows are whole words and where they are not, and cut into parts.
     for [of_x, element] in HALF_FACTORS {
-        for (tokens, outputs, depth, shift) in [(17, 36, 24, 0), (3, 27, 29, 0), (9, 28, 30, 1)] {
+        for (tokens, outputs, depth, shift) in [(17, 36, 24, 0), (3, 27, 29, 0), (9, 28, 30, 1), (130, 150, 29, 1)] {
             specs.push(Spec { of_x, element, shift, ..plain(tokens, outputs, depth, Data::Reals) });
         }
     }
     for of_y in HALVES {
-        for (tokens, outputs, depth, shift) in
-            [(17, 36, 24, 0), (9, 30, 11, 2), (5, 33, 17, 0), (1, 35, 9, 0), (3, 66, 4100, 0), (3, 65, 4100, 0)]
-        {
+        for (tokens, outputs, depth, shift) in [
+            (17, 36, 24, 0),
+            (9, 30, 11, 2),
+            (5, 33, 17, 0),
+            (1, 35, 9, 0),
+            (130, 150, 11, 2),
+            (3, 66, 4100, 0),
+            (3, 65, 4100, 0),
+        ] {
             specs.push(Spec { of_y, shift, ..plain(tokens, outputs, depth, Data::Reals) });
         }
         specs.push(Spec { of_y, of_x: of_y, element: of_y, ..plain(6, 32, 20, Data::Integers) });

@@ -15,7 +15,8 @@ use crate::{
 /// How a workgroup shares out its tile of a matrix product: one configuration of the kernels that multiply matrices.
 ///
 /// Written as `SOURCE XxY RxQ`: the invocations of a workgroup along columns and rows, then the rows and quads of columns
-/// that one of them owns; `shared` has the depth of a stage behind it. The sources are those of `shaders/lib/tile.wgsl`.
+/// that one of them owns; `shared` has the depth of a stage behind it. The sources are those of `shaders/lib/tile.wgsl`, and `packed`:
+/// `subgroup`, with both factors packed into textures first.
 ///
 /// ```
 /// use double_routing::kernels::Tile;
@@ -88,6 +89,8 @@ struct Choice {
     class: AdapterClass,
     /// Whether B is transposed, where that matters.
     transposed: Option<bool>,
+    /// Whether the factors can be packed, where that matters.
+    packs: Option<bool>,
     rows: u64,
     columns: u64,
     workgroups: u64,
@@ -107,6 +110,7 @@ pub(crate) struct Sought {
 const ANY: Choice = Choice {
     class: AdapterClass::Software,
     transposed: None,
+    packs: None,
     rows: u64::MAX,
     columns: u64::MAX,
     workgroups: 0,
@@ -116,20 +120,22 @@ const ANY: Choice = Choice {
 /// The first row that fits is taken. `tune` measures all tiles on an adapter and writes down better rows for it.
 const CHOICES: &[Choice] = &[
     // On CPUs a lane is a vector element, barriers cost a context switch, and a load from a buffer is a load for each lane, 10 to 20
-    // cycles where the driver has no AVX-512. lavapipe loads texels far faster, so what is read many times is packed first: 2.5 to 3
-    // times as fast, with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.) For the
-    // others what counts is how few loads a multiplication needs. A tile of R rows and C columns needs 1/R + 1/C of one.
+    // cycles where the driver has no AVX-512. What counts is how few loads a multiplication needs: a tile of R rows and C columns needs
+    // 1/R + 1/C of one. lavapipe loads texels far faster, so what would be read again and again is packed first: 2.5 to 3 times as fast,
+    // with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.)
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
-    Choice { workgroups: 32, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
-    Choice { workgroups: 32, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
-    Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [32, 2]), ..ANY },
+    Choice { rows: 32, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
+    Choice { workgroups: 32, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
+    // The driver takes 4 s to compile it.
+    Choice { packs: Some(false), workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [32, 2]), ..ANY },
     Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [4, 1], [8, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [4, 1], [24, 2]), ..ANY },
     Choice { rows: 16, tile: tile(Source::Subgroup, [16, 1], [16, 1]), ..ANY },
+    Choice { workgroups: 32, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [16, 1], [32, 1]), ..ANY },
     Choice { tile: tile(Source::Direct, [8, 1], [8, 1]), ..ANY },
     // Few rows: bound by reading B once, in neighbouring words. Not measured yet, like all that follow: they are the shapes
@@ -233,6 +239,7 @@ impl Tile {
                 && rows <= choice.rows
                 && columns <= choice.columns
                 && choice.transposed.is_none_or(|wanted| wanted == transposed)
+                && choice.packs.is_none_or(|wanted| wanted == packs)
                 && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
                 && possible(choice.tile)
         };
@@ -388,16 +395,15 @@ impl Bind for Operand<'_> {
 impl Piece<'_> {
     /// The names of the tile product's variant.
     pub(crate) fn define(&self, multiplication: &Multiplication<'_>, tile: Tile) -> Variant {
-        let [a, b] = [multiplication.a.element(), multiplication.b.element()];
         if tile.source == Source::Packed {
             return tile.packed_variant(self.c_access);
         }
         tile.define(Variant::default(), false)
             .flag("B_TRANSPOSED", multiplication.transposed)
             .flag("A_GATHERED", false)
-            .word("a_TYPE", a.name())
+            .word("a_TYPE", multiplication.a.element().name())
             .word("a_ACCESS", self.a_access)
-            .word("b_TYPE", b.name())
+            .word("b_TYPE", multiplication.b.element().name())
             .word("b_ACCESS", self.b_access)
             .word("c_ACCESS", self.c_access)
     }

@@ -43,6 +43,8 @@ pub enum Spec {
     Forward {
         layer: Layer,
         plan: PlanKind,
+        /// The tiles do not follow the number of rows.
+        batch_invariant: bool,
     },
     /// Folded, with one token in so many selected.
     Selecting {
@@ -103,6 +105,9 @@ impl std::fmt::Display for Layer {
 const LAYERS: [Layer; 3] =
     [Layer::square(8, 512, 768, 256), Layer::square(1, 128, 768, 64), Layer::square(4, 2048, 1024, 512)];
 
+/// A few tokens of the first of them.
+const DECODE: Layer = Layer::square(1, 16, 768, 256);
+
 impl Spec {
     /// Everything there is to measure.
     pub fn all() -> Vec<Self> {
@@ -113,8 +118,15 @@ impl Spec {
             specs.extend([square(1024), square(2048)].map(|size| matmul(size, transposed)));
         }
         // Odd sizes, more rows than columns, few rows, one row, a long sum.
-        let sizes =
-            [[127, 129, 131], [1021, 1023, 1025], [4096, 256, 768], [16, 4096, 4096], [1, 4096, 4096], [64, 64, 65536]];
+        let sizes = [
+            [127, 129, 131],
+            [128, 128, 128],
+            [1021, 1023, 1025],
+            [4096, 256, 768],
+            [16, 4096, 4096],
+            [1, 4096, 4096],
+            [64, 64, 65536],
+        ];
         specs.extend(sizes.map(|size| matmul(size, true)));
         specs.extend(LAYERS.map(|layer| Self::Route {
             rows: layer.rows(),
@@ -124,8 +136,13 @@ impl Spec {
         specs.extend(LAYERS.map(|layer| Self::Attend { rows: layer.rows(), depth: layer.dimensions.input }));
         specs.extend([[4096, 1024], [64, 65536]].map(|[rows, columns]| Self::Softmax { rows, columns }));
         for plan in [PlanKind::Folded, PlanKind::AsWritten] {
-            specs.extend(LAYERS.map(|layer| Self::Forward { layer, plan }));
+            specs.extend(LAYERS.map(|layer| Self::Forward { layer, plan, batch_invariant: false }));
         }
+        // What it costs that a token's result does not depend on its batch: most where there are few rows.
+        let plan = PlanKind::Folded;
+        specs.push(Self::Forward { layer: DECODE, plan, batch_invariant: false });
+        let layers = LAYERS.into_iter().chain([DECODE]);
+        specs.extend(layers.map(|layer| Self::Forward { layer, plan, batch_invariant: true }));
         specs.push(Self::Select { rows: 4096, columns: 1024, count: 32 });
         specs.push(Self::Router { tokens: 4096 });
         specs.extend([8, 4, 2].map(|one_in| Self::Selecting { layer: LAYERS[2], one_in }));
@@ -144,7 +161,7 @@ impl Spec {
             Self::Route { rows, .. } | Self::Attend { rows, .. } => rows == LAYERS[0].rows(),
             Self::Softmax { rows, .. } => rows == 4096,
             Self::Select { .. } | Self::Router { .. } => true,
-            Self::Forward { layer, .. } => layer.rows() == LAYERS[0].rows(),
+            Self::Forward { layer, batch_invariant, .. } => layer.rows() == LAYERS[0].rows() && !batch_invariant,
             Self::Selecting { .. } => false,
             Self::Moe { tokens, .. } => tokens > 1,
         }
@@ -251,8 +268,8 @@ impl Spec {
                 plan.append(forward.plan().clone());
                 (2 * tokens * features * (paths + 3 * per_token * width), plan)
             }
-            Self::Forward { layer, plan } => {
-                let settings = Settings { plan, ..Settings::default() };
+            Self::Forward { layer, plan, batch_invariant } => {
+                let settings = Settings { plan, batch_invariant, ..Settings::default() };
                 let (order, forward) = layer.prepare(gpu, settings, operands)?;
                 let cost = order.cost(layer.dimensions, layer.rows() as u64);
                 traffic.read = cost.bytes.saturating_sub(traffic.written);
@@ -279,9 +296,9 @@ impl std::fmt::Display for Spec {
             Self::Moe { tokens, features, width } => {
                 write!(f, "moe {tokens}x{features} {} of {} width={width}", ROUTER.per_token, ROUTER.paths)
             }
-            Self::Forward { layer, plan } => {
+            Self::Forward { layer, plan, batch_invariant } => {
                 let plan = if *plan == PlanKind::Folded { "folded" } else { "as written" };
-                write!(f, "forward {layer} {plan}")
+                write!(f, "forward {layer} {plan}{}", if *batch_invariant { " batch-invariant" } else { "" })
             }
         }
     }
