@@ -33,7 +33,9 @@ struct Params {
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var packed: texture_storage_2d<rgba32float, write>;
 
-const WORKGROUP: u32 = 64u;
+// Invocations of a workgroup, and rows of one.
+const LANES: u32 = 64u;
+const BLOCK: u32 = 4u;
 
 //#if TRANSPOSED
 // The quad of rows from `first_row` on, for one k; 0 past the depth.
@@ -45,19 +47,19 @@ fn rows_at(start: u32, k: u32, first_row: u32) -> vec4<f32> {
 }
 //#endif
 
-@compute @workgroup_size(WORKGROUP)
+@compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
-    let index = workgroup_index(group) * WORKGROUP + local;
+    let index = workgroup_index(group) * LANES + local;
     let panels = (params.rows + params.panel - 1u) / params.panel;
     let quads = (params.depth + 3u) / 4u;
-    let blocks = params.panel / 4u;
+    let blocks = params.panel / BLOCK;
     let batch = index / (panels * quads * blocks);
     if batch >= params.batches {
         return;
     }
     let panel = (index / (quads * blocks)) % panels;
     let quad = (index / blocks) % quads;
-    let row = (index % blocks) * 4u;
+    let row = (index % blocks) * BLOCK;
     let k = quad * 4u;
     let start = params.first + batch * params.batch;
     let first_row = panel * params.panel + row;
@@ -73,7 +75,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     }
 //#endif
     let texel = ((batch * panels + panel) * quads + quad) * params.panel;
-//#for R in FOUR
+//#for R in BLOCK
     {
 //#if TRANSPOSED
         let value = block[R];

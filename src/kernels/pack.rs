@@ -34,8 +34,9 @@ params! {
     }
 }
 
-/// Invocations of a workgroup, each of which writes four texels.
-const WORKGROUP: u64 = 64;
+/// Invocations of a workgroup, and rows of one: it writes a texel for each.
+const LANES: u32 = 64;
+const BLOCK: u32 = 4;
 
 /// How a factor is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,14 +102,15 @@ pub(crate) fn pack(gpu: &Gpu, name: &str, mut source: Source<'_>, layout: Layout
         format!("pack {name} {}x{}", layout.batches * layout.rows, layout.depth),
         bytemuck::bytes_of(&params),
         &operands,
-        (layout.texels() / 4).div_ceil(WORKGROUP),
+        layout.texels().div_ceil(u64::from(LANES * BLOCK)),
     )
 }
 
 fn variant(transposed: bool, element: Element, access: &'static str) -> Variant {
     Variant::default()
         .flag("TRANSPOSED", transposed)
-        .number("FOUR", 4)
+        .number("LANES", LANES)
+        .number("BLOCK", BLOCK)
         .word("a_TYPE", element.name())
         .word("a_ACCESS", access)
 }
