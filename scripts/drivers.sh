@@ -7,6 +7,8 @@
 #   validation   the Khronos validation layer, core and synchronisation checks: any message is a failure; and lavapipe's fresh
 #                memory is filled with garbage
 #   races        the same layer's instrumented shaders (accesses out of bounds, races in workgroup memory), on kernels for hardware
+#   matrices     cooperative matrices, which Mesa 26's lavapipe has: that of Debian's unstable, in a folder of its own under target/
+#                (700 MiB; as root, by debootstrap); only where it is asked for
 #
 #   scripts/drivers.sh [--all] [RUN …]    all cases instead of the quick ones or a choice; only these runs
 #   JOBS=1 scripts/drivers.sh             one run at a time; each keeps about one core busy
@@ -51,7 +53,7 @@ if [ -z "$chromium" ]; then
 fi
 
 scripts/adapters.sh
-command=$target/debug/double-routing
+command=("$target/debug/double-routing")
 
 # run NAME ADAPTER [VARIABLE=VALUE …] -- [arguments of check]: the adapter's line must have the words ADAPTER.
 run() {
@@ -63,7 +65,7 @@ run() {
     done
     shift
     local log="$results/$name.txt"
-    if env "${variables[@]}" "$command" check "$@" >"$log" 2>&1 && grep -q "^adapter .*$adapter" "$log"; then
+    if env "${variables[@]}" "${command[@]}" check "$@" >"$log" 2>&1 && grep -q "^adapter .*$adapter" "$log"; then
         echo "ok      $name: $(grep '^all passed' "$log") ($((SECONDS - began)) s)"
     else
         echo "FAILED  $name:"
@@ -115,7 +117,7 @@ plan() {
 }
 wide() {
     local some=()
-    [ -z "$quick" ] || some=(--case x33 --case 'softmax 9' --case 'attend 13' --case 'select 9' --case 'route_paths 65'
+    [ -z "$quick" ] || some=(--case x33 --case 259x133 --case 180x100 --case 'softmax 9' --case 'attend 13' --case 'select 9' --case 'route_paths 65'
         --case combine --case 'routing 3x17' --case 'levels 3x17' --case moe)
     run wide '512 bits' LP_NATIVE_VECTOR_WIDTH=512 -- $quick --backend vulkan "${some[@]}"
 }
@@ -141,7 +143,26 @@ races() {
     fi
 }
 
+matrices() {
+    local root=$target/debian tile='cooperative 8x4 4x2 16 8'
+    if [ ! -e "$root/usr/share/vulkan/icd.d" ]; then
+        rm -rf "$root"
+        command -v debootstrap >/dev/null || { apt-get update -qq && apt-get install -qq -y debootstrap >/dev/null; }
+        debootstrap --variant=minbase --include=mesa-vulkan-drivers,libvulkan1 unstable "$root" >"$results/debootstrap.txt"
+    fi
+    cp "${command[0]}" "$root/double-routing"
+    echo "rows<=* columns<=* $tile" >"$root/tuning.txt"
+    local command=(chroot "$root" /double-routing)
+    run matrices 'Mesa 2[6-9]' XDG_RUNTIME_DIR=/tmp RUST_LOG=double_routing=debug -- --backend vulkan --experimental --tuning /tuning.txt \
+        --case a=f16 --case x=f16 --case c=f16 --case y=f16 || return 1
+    local products
+    products=$(grep -c 'compiling .*TILE_SOURCE=cooperative' "$results/matrices.txt" || true)
+    echo "        matrices: $products kernels that use them"
+    [ "$products" -ge 10 ]
+}
+
 # The longest first.
+plan matrices matrices
 plan wide wide
 [ -z "$chromium" ] || plan swiftshader swiftshader
 [ -z "$chromium" ] || plan races races

@@ -49,7 +49,9 @@ double_routing() {
 date -u +%Y-%m-%d
 "$DOUBLE_ROUTING" adapters | tee "$results/adapters.txt"
 part check double_routing check ${quick:+--case softmax}
+part 'check matrix units' double_routing check --experimental ${quick:+--quick} --case a=f16 --case x=f16
 part bench double_routing bench $quick --picture "$results/roofline.svg"
+part 'bench matrix units' double_routing bench $quick --work f16 --experimental
 part tune double_routing tune $quick --output "$results/tuning.txt"
 part 'bench tuned' double_routing bench $quick --work matmul --tuning "$results/tuning.txt"
 if [ -n "${PEERS:-}" ]; then

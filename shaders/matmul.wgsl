@@ -9,12 +9,12 @@
 //   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|) to first order, in any order of summation,
 //   and where C is f16 or bf16 half a ULP of it, since the finished sum is rounded once.
 
+//#import lib/tile
 //#import lib/grid
 //#import lib/half
 //#if a_ACCESS == texels
 //#import lib/texels
 //#endif
-//#import lib/tile
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
@@ -41,24 +41,13 @@ struct Params {
 @group(0) @binding(3) var<storage, read> bias: array<u32>;
 @group(0) @binding(4) var<storage, read_write> c: array<c_word>;
 
-@compute @workgroup_size(TILE_X, TILE_Y)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-//#if TILE_SOURCE == subgroup
-    @builtin(subgroup_invocation_id) lane: u32,
-//#else
-    @builtin(local_invocation_id) local: vec3<u32>,
-//#endif
-) {
+@compute @workgroup_size(TILE_X * TILE_Y)
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: TileInvocation) {
     let index = workgroup_index(group);
     if index >= tiles_per_batch() * params.product.batches {
         return;
     }
-//#if TILE_SOURCE == subgroup
-    let place = tile_place(index, vec2<u32>(lane, 0u));
-//#else
-    let place = tile_place(index, local.xy);
-//#endif
+    let place = tile_place(index, tile_invocation(invocation));
     var sums = tile_start(place);
     tile_product(&sums, place, tile_depth(index));
     if !tile_stores(place) {

@@ -4,7 +4,7 @@
 //   bias [P, O], optional     C [rows, O]     each f32, f16 or bf16
 //   C[r, o] = Σ_k A[source(r), k] · B[p, o, k] + bias[p, o]     for offsets[p] ≤ r < offsets[p + 1]
 //   GATHERED: source(r) = order[r] / divisor, with order [rows] u32; otherwise source(r) = r
-//   with S [rows, O]: C[r, o] = silu(S[r, o]) · (…), with silu(s) = s / (1 + e⁻ˢ)
+//   SWISH: with S [rows, O] C[r, o] = silu(S[r, o]) · (…), with silu(s) = s / (1 + e⁻ˢ)
 // Rows from offsets[P] on are not written.
 //
 // One workgroup owns a tile of one path's rows; nobody but the device knows how many each path has, so the grid is an upper
@@ -15,14 +15,19 @@
 //   |ĉ − c| ≤ (K + 2) · 2⁻²⁴ · (Σ|a||b| + |bias|), with S times |silu(s)| and (K + 19 + 4|s|) for (K + 2);
 //   and half a ULP of a C of 16 bits
 
+//#import lib/tile
 //#import lib/grid
 //#import lib/half
-//#import lib/tile
+//#if a_ACCESS == texels
+//#import lib/texels
+//#endif
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
 //#import lib/optional bias
+//#if SWISH
 //#import lib/optional s
+//#endif
 
 struct Params {
     product: Product,
@@ -41,20 +46,27 @@ struct Params {
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
+//#if a_ACCESS == texels
+@group(0) @binding(1) var a: texture_storage_2d<rgba32float, read>;
+@group(0) @binding(2) var b: texture_storage_2d<rgba32float, read>;
+//#else
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
+//#endif
 @group(0) @binding(3) var<storage, read> offsets: array<u32>;
 //#if A_GATHERED
 @group(0) @binding(4) var<storage, read> order: array<u32>;
 //#endif
 @group(0) @binding(5) var<storage, read> bias: array<u32>;
+//#if SWISH
 @group(0) @binding(6) var<storage, read> s: array<u32>;
+//#endif
 @group(0) @binding(7) var<storage, read_write> c: array<c_word>;
 
 //#if A_GATHERED
-// The row of A for the tile product's row `row`, counted from the first of the path's.
-fn a_row(place: TilePlace, row: u32) -> u32 {
-    return min(order[params.order_first + place.first_row + row] / params.divisor, params.product.rows - 1u);
+// The row of A that row `row` of C comes from.
+fn a_row(row: u32) -> u32 {
+    return min(order[params.order_first + row] / params.divisor, params.product.rows - 1u);
 }
 //#endif
 
@@ -64,20 +76,9 @@ fn tiles_before(p: u32) -> u32 {
     return select(offset / TILE_M + p, offset, params.by_rows == 1u);
 }
 
-@compute @workgroup_size(TILE_X, TILE_Y)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-//#if TILE_SOURCE == subgroup
-    @builtin(subgroup_invocation_id) lane: u32,
-//#else
-    @builtin(local_invocation_id) local: vec3<u32>,
-//#endif
-) {
-//#if TILE_SOURCE == subgroup
-    let at = vec2<u32>(lane, 0u);
-//#else
-    let at = local.xy;
-//#endif
+@compute @workgroup_size(TILE_X * TILE_Y)
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: TileInvocation) {
+    let at = tile_invocation(invocation);
     let index = workgroup_index(group);
     let across = (params.product.columns + TILE_N - 1u) / TILE_N;
     // These paths may be some of all: their tiles start at 0.
@@ -103,12 +104,7 @@ fn main(
         (index % across) * TILE_N,
         at.x,
         at.y,
-        // A is in the order of C, or gathered.
-//#if A_GATHERED
         params.product.a_first,
-//#else
-        params.product.a_first + first * params.product.a_stride,
-//#endif
         params.product.b_first + path * params.product.b_batch,
         params.product.c_first + first * params.product.c_stride,
         count,
@@ -116,9 +112,7 @@ fn main(
         params.product.depth,
         params.product.a_stride,
         params.product.b_stride,
-//#if A_GATHERED
         first,
-//#endif
     );
     var sums: Accumulators;
     tile_product(&sums, place, params.product.depth);
@@ -135,10 +129,10 @@ fn main(
             if tile_row(place, R) < place.rows {
                 let at_c = tile_c(place, tile_row(place, R), column);
                 var product = sums[R * TILE_QUADS + Q] + addend;
-                if s_is_there(params.s_at) {
-                    let at_s = (first + tile_row(place, R)) * place.columns + column;
-                    product *= silu(s_quad(params.s_at, at_s, valid));
-                }
+//#if SWISH
+                let at_s = (first + tile_row(place, R)) * place.columns + column;
+                product *= silu(s_quad(params.s_at, at_s, valid));
+//#endif
                 c_store(at_c, valid, product);
             }
 //#endfor
@@ -147,8 +141,10 @@ fn main(
 //#endfor
 }
 
+//#if SWISH
 // exp of a positive argument only where it is small: no overflow.
 fn silu(s: vec4<f32>) -> vec4<f32> {
     let below = exp(-abs(s));
     return s * select(below, vec4<f32>(1.0), s >= vec4<f32>()) / (1.0 + below);
 }
+//#endif

@@ -8,12 +8,12 @@
 // C is Y). Barriers are those of the tile product. To first order, in any order of summation:
 //   |ŷ − y| ≤ |w| · (K + 4) · 2⁻²⁴ · (Σ|x||b| + |inner|) + 2⁻²⁴ · |outer|, and half a ULP of a Y of 16 bits
 
+//#import lib/tile
 //#import lib/grid
 //#import lib/half
 //#if a_ACCESS == texels
 //#import lib/texels
 //#endif
-//#import lib/tile
 //#import lib/load a
 //#import lib/load b
 //#import lib/store c
@@ -43,24 +43,13 @@ struct Params {
 @group(0) @binding(5) var<storage, read> outer: array<u32>;
 @group(0) @binding(6) var<storage, read_write> c: array<c_word>;
 
-@compute @workgroup_size(TILE_X, TILE_Y)
-fn main(
-    @builtin(workgroup_id) group: vec3<u32>,
-//#if TILE_SOURCE == subgroup
-    @builtin(subgroup_invocation_id) lane: u32,
-//#else
-    @builtin(local_invocation_id) local: vec3<u32>,
-//#endif
-) {
+@compute @workgroup_size(TILE_X * TILE_Y)
+fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: TileInvocation) {
     let index = workgroup_index(group);
     if index >= tiles_per_batch() * params.product.batches {
         return;
     }
-//#if TILE_SOURCE == subgroup
-    let place = tile_place(index, vec2<u32>(lane, 0u));
-//#else
-    let place = tile_place(index, local.xy);
-//#endif
+    let place = tile_place(index, tile_invocation(invocation));
     var sums = tile_start(place);
     tile_product(&sums, place, tile_depth(index));
     if !tile_stores(place) {

@@ -38,6 +38,8 @@ struct Inner {
     absent: wgpu::Buffer,
     pipelines: Mutex<HashMap<(&'static str, Variant), Arc<Pipeline>>>,
     tuning: Option<Arc<Tuning>>,
+    /// The sides of the fragments that the device multiplies, of f16 with sums of f32.
+    matrix_units: Option<u32>,
     lost: Arc<OnceLock<String>>,
 }
 
@@ -85,11 +87,19 @@ pub struct AdapterChoice {
     backends: wgpu::Backends,
     kind: Option<wgpu::DeviceType>,
     baseline: bool,
+    experimental: bool,
 }
 
 impl Default for AdapterChoice {
     fn default() -> Self {
-        Self { name: None, index: None, backends: wgpu::Backends::all(), kind: None, baseline: false }
+        Self {
+            name: None,
+            index: None,
+            backends: wgpu::Backends::all(),
+            kind: None,
+            baseline: false,
+            experimental: false,
+        }
     }
 }
 
@@ -157,6 +167,20 @@ impl AdapterChoice {
     #[must_use]
     pub fn baseline(mut self) -> Self {
         self.baseline = true;
+        self
+    }
+
+    /// Asks the adapter also for what wgpu calls experimental, where it has it: cooperative matrices, the way to a GPU's matrix
+    /// units. They multiply factors of f16 with sums of f32, and may round those toward zero.
+    ///
+    /// ```
+    /// # use double_routing::AdapterChoice;
+    /// let choice = AdapterChoice::default().experimental();
+    /// # let _ = choice;
+    /// ```
+    #[must_use]
+    pub fn experimental(mut self) -> Self {
+        self.experimental = true;
         self
     }
 
@@ -274,6 +298,22 @@ impl Gpu {
         adapter.features() & useful
     }
 
+    /// The experimental features with which kernels can use the adapter's matrix units, if it has some that they can use: on Vulkan only,
+    /// since naga does not translate these shaders for Metal.
+    ///
+    /// ```no_run
+    /// # fn features(adapter: &double_routing::wgpu::Adapter) -> double_routing::wgpu::Features {
+    /// use double_routing::Gpu;
+    /// Gpu::useful_features(adapter) | Gpu::experimental_features(adapter)
+    /// # }
+    /// ```
+    pub fn experimental_features(adapter: &wgpu::Adapter) -> wgpu::Features {
+        let needed = MATRIX_FEATURES;
+        let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
+        let usable = vulkan && fragment(&adapter.cooperative_matrix_properties()).is_some();
+        if usable && adapter.features().contains(needed) { needed } else { wgpu::Features::empty() }
+    }
+
     /// Wraps a device that the host app owns. Nothing is installed on it.
     ///
     /// ```no_run
@@ -301,6 +341,7 @@ impl Gpu {
             absent,
             pipelines: Mutex::default(),
             tuning: None,
+            matrix_units: None,
             lost: Arc::default(),
             device,
             queue,
@@ -357,10 +398,14 @@ impl Gpu {
         if choice.baseline {
             return Self::open_adapter(adapter, Self::required_features(), wgpu::Limits::default()).await;
         }
-        Self::open_adapter(adapter, Self::useful_features(adapter), Self::useful_limits(adapter)).await
+        let mut features = Self::useful_features(adapter);
+        if choice.experimental {
+            features |= Self::experimental_features(adapter);
+        }
+        Self::open_adapter(adapter, features, Self::useful_limits(adapter)).await
     }
 
-    /// Opens a device of its own on this adapter, with these features and limits.
+    /// Opens a device of its own on this adapter, with these features and limits. With an experimental one, kernels use it.
     ///
     /// # Errors
     /// [`Error::Device`] where the adapter refuses them.
@@ -373,16 +418,24 @@ impl Gpu {
     /// # }
     /// ```
     pub async fn open_adapter(adapter: &wgpu::Adapter, features: wgpu::Features, limits: wgpu::Limits) -> Result<Self> {
+        let experimental_features = if features.intersects(wgpu::Features::all_experimental_mask()) {
+            // SAFETY: what may go wrong is said of each such feature; of the crate's kernels only those with cooperative matrices use
+            // one, in uniform control flow, and on workgroup memory alone, whose bounds are constants.
+            unsafe { wgpu::ExperimentalFeatures::enabled() }
+        } else {
+            wgpu::ExperimentalFeatures::disabled()
+        };
         let (device, queue) = adapter
             .request_device(&wgpu::DeviceDescriptor {
                 label: Some("double-routing"),
                 required_features: features,
                 required_limits: limits,
+                experimental_features,
                 ..Default::default()
             })
             .await
             .map_err(|error| Error::Device(format!("{}: {error}", adapter.get_info().name)))?;
-        let gpu = Self::from_device(device, queue);
+        let gpu = Self::from_device(device, queue).with_matrix_units(&adapter.cooperative_matrix_properties());
         gpu.check_limits()?;
         let lost = gpu.0.lost.clone();
         gpu.device().set_device_lost_callback(move |reason, message| {
@@ -450,7 +503,7 @@ impl Gpu {
     /// ```
     #[must_use]
     pub fn with_class(&self, class: AdapterClass) -> Self {
-        self.configured(class, None)
+        self.configured(class, None, self.matrix_units())
     }
 
     /// The same device with the tiles of a tuning, where that has one for a product.
@@ -463,10 +516,37 @@ impl Gpu {
     /// ```
     #[must_use]
     pub fn with_tuning(&self, tuning: Tuning) -> Self {
-        self.configured(self.class(), Some(Arc::new(tuning)))
+        self.configured(self.class(), Some(Arc::new(tuning)), self.matrix_units())
     }
 
-    fn configured(&self, class: AdapterClass, tuning: Option<Arc<Tuning>>) -> Self {
+    /// The same device with its adapter's [cooperative matrices](wgpu::Adapter::cooperative_matrix_properties), which a device does not
+    /// tell. Those opened here have them already; without [`Gpu::experimental_features`] there are none.
+    ///
+    /// ```no_run
+    /// # fn with_units(adapter: &double_routing::wgpu::Adapter, gpu: double_routing::Gpu) -> double_routing::Gpu {
+    /// gpu.with_matrix_units(&adapter.cooperative_matrix_properties())
+    /// # }
+    /// ```
+    #[must_use]
+    pub fn with_matrix_units(&self, properties: &[wgpu::CooperativeMatrixProperties]) -> Self {
+        let vulkan = self.info().backend == wgpu::Backend::Vulkan;
+        let usable = vulkan && self.device().features().contains(MATRIX_FEATURES) && self.has_subgroups();
+        let matrix_units = fragment(properties).filter(|_| usable);
+        self.configured(self.class(), self.0.tuning.clone(), matrix_units)
+    }
+
+    /// The sides of the fragments of f16 that kernels can have the device multiply with sums of f32, if it has such matrix units.
+    ///
+    /// ```no_run
+    /// # fn has_units(gpu: &double_routing::Gpu) -> bool {
+    /// gpu.matrix_units().is_some()
+    /// # }
+    /// ```
+    pub fn matrix_units(&self) -> Option<u32> {
+        self.0.matrix_units
+    }
+
+    fn configured(&self, class: AdapterClass, tuning: Option<Arc<Tuning>>, matrix_units: Option<u32>) -> Self {
         Self(Arc::new(Inner {
             device: self.device().clone(),
             queue: self.queue().clone(),
@@ -476,6 +556,7 @@ impl Gpu {
             absent: self.absent().clone(),
             pipelines: Mutex::default(),
             tuning,
+            matrix_units,
             lost: self.0.lost.clone(),
         }))
     }
@@ -626,7 +707,7 @@ impl Gpu {
         (width * height).min(self.binding_limit() / crate::tensor::Texels::BYTES)
     }
 
-    /// Whether factors may be packed into textures: on software adapters with subgroups, whose lanes share them out.
+    /// Whether the device's limits let factors be packed into textures; `Tile::suits` says where that pays.
     pub(crate) fn packs(&self) -> bool {
         let limits = self.limits();
         limits.max_texture_dimension_2d >= crate::tensor::TEXELS_WIDTH
@@ -791,6 +872,18 @@ impl ErrorScope {
             }
         }
     }
+}
+
+/// What a device needs for its matrix units to be used.
+const MATRIX_FEATURES: wgpu::Features =
+    wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
+
+/// The largest of the square fragments of f16 whose products are added in f32.
+fn fragment(properties: &[wgpu::CooperativeMatrixProperties]) -> Option<u32> {
+    use wgpu::CooperativeScalarType::{F16, F32};
+    let square = |it: &&wgpu::CooperativeMatrixProperties| it.m_size == it.n_size && it.n_size == it.k_size;
+    let mixed = |it: &&wgpu::CooperativeMatrixProperties| it.ab_type == F16 && it.cr_type == F32;
+    properties.iter().filter(square).filter(mixed).map(|it| it.m_size).max()
 }
 
 /// Smaller is better.

@@ -251,7 +251,8 @@ fn a_forward_is_recorded_any_number_of_times() {
 /// required ones.
 #[test]
 fn the_smallest_device_will_do() {
-    // The first case of every kernel and each 23rd from there: `scripts/drivers.sh` runs them all on such a device.
+    // The first case of every kernel and each 23rd from there: `scripts/drivers.sh` runs them all on such a device, of the adapter's own
+    // class.
     let mut of_kernel = BTreeMap::<_, usize>::new();
     let mut cases = check::cases();
     cases.retain(|case| {

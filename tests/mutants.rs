@@ -116,8 +116,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "tile product: rows of A follow the depth of the dispatch instead of the stride",
         file: "shaders/lib/tile.wgsl",
-        from: "place.a_first + last * place.a_stride",
-        to: "place.a_first + last * place.depth",
+        from: "place.a_first + a_index(place, row) * place.a_stride",
+        to: "place.a_first + a_index(place, row) * place.depth",
         test: "splitting",
         cases: "",
     },
@@ -188,8 +188,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "host: a tuning's tile is taken also where the device cannot run it",
         file: "src/kernels/tile.rs",
-        from: "tuning.tile(rows, columns)).filter(|tile| possible(*tile))",
-        to: "tuning.tile(rows, columns))",
+        from: "tuning.tiles(rows, columns).find(|tile| possible(*tile))",
+        to: "tuning.tiles(rows, columns).next()",
         test: "tiles",
         cases: "",
     },
@@ -508,10 +508,18 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "path_matmul: slots are taken for tokens",
         file: "shaders/path_matmul.wgsl",
-        from: "place.first_row + row] / params.divisor",
-        to: "place.first_row + row]",
+        from: "order[params.order_first + row] / params.divisor",
+        to: "order[params.order_first + row]",
         test: "path_matmul",
         cases: "2 of 9x31x33",
+    },
+    Mutant {
+        fault: "tile product: rows of packed A are counted from the first of their path",
+        file: "shaders/lib/tile.wgsl",
+        from: "index / TILE_X * place.a_stride + index % TILE_X",
+        to: "row / TILE_X * place.a_stride + row % TILE_X",
+        test: "path_matmul",
+        cases: "3 of 180x100x44",
     },
     Mutant {
         fault: "path_matmul: every path has the bias of the first",
@@ -754,14 +762,6 @@ const MUTANTS: &[Mutant] = &[
         cases: "4x1x257",
     },
     Mutant {
-        fault: "optional: an operand that is absent counts",
-        file: "shaders/lib/optional.wgsl",
-        from: "return (at & 3u) != 3u;",
-        to: "return true;",
-        test: "path_matmul",
-        cases: "path_matmul 3 of 33x64",
-    },
-    Mutant {
         fault: "host: rows of 16 bits that start within a word are written directly",
         file: "src/kernels/mod.rs",
         from: "columns.is_multiple_of(2) || rows < 2",
@@ -952,7 +952,7 @@ impl Copy {
 
     fn test(&self, executable: &Path, cases: &str) -> Command {
         let mut command = Command::new(executable);
-        command.current_dir(&self.at).env("CASE", cases).env("RUST_BACKTRACE", "0");
+        command.current_dir(&self.at).env("CASE", cases).env("FIRST_FAILURE", "1").env("RUST_BACKTRACE", "0");
         command
     }
 }

@@ -40,9 +40,12 @@ fn examine(kernel: &Kernel, variant: &Variant) {
     let about = format!("{} {variant}", kernel.name());
     let wgsl = kernel.wgsl(variant).unwrap_or_else(|error| panic!("{about}: {error}"));
     let module = naga::front::wgsl::parse_str(&wgsl).unwrap_or_else(|e| panic!("{about}: {}", e.emit_to_string(&wgsl)));
-    // Only a variant that names subgroups or words of 64 bits may use them; nothing else goes beyond what every device has.
+    // Only a variant that names subgroups, words of 64 bits or matrix units may use them; nothing else goes beyond what every device
+    // has.
     let mut capabilities = Capabilities::empty();
-    capabilities.set(Capabilities::SUBGROUP, variant.to_string().contains("=subgroup"));
+    let matrices = variant.to_string().contains("=cooperative");
+    capabilities.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16, matrices);
+    capabilities.set(Capabilities::SUBGROUP, matrices || variant.to_string().contains("=subgroup"));
     capabilities.set(Capabilities::SHADER_INT64, variant.to_string().contains("=wide_"));
     Validator::new(ValidationFlags::all(), capabilities)
         .subgroup_stages(naga::valid::ShaderStages::COMPUTE)

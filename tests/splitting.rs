@@ -13,8 +13,8 @@ use common::{gpus, random, random_weights, storage, wait};
 use double_routing::{
     DoubleRouting, Gpu, Order, Settings, Tensor, bytemuck,
     kernels::{
-        Attend, Combine, Dispatch, GroupLimit, GroupScore, Matmul, PathChoice, PathLoad, Route, RoutePaths, Score,
-        Softmax,
+        Attend, Combine, Dispatch, GroupLimit, GroupScore, Matmul, PathChoice, PathLoad, PathMatmul, Route, RoutePaths,
+        Score, Softmax,
     },
     wgpu,
 };
@@ -144,6 +144,30 @@ fn kernels_cut_into_parts_give_the_same_bits() {
                 PathLoad::new(logits, counts, f32(means, &[paths]), f32(summary, &[4])).plan(gpu).expect("a plan")
             });
         }
+    }
+}
+
+/// Rows of one path are never apart, so the bindings hold all of them; the weights of all paths, packed or not, they do not.
+#[test]
+fn weights_of_paths_cut_into_parts_give_the_same_bits() {
+    let (rows, paths, columns, depth) = (400, 12, 36, 40);
+    let offsets = (0..=paths as u32).map(|path| f32::from_bits(path * path * 2)).collect();
+    let order = (0..rows as u32).map(|row| f32::from_bits(row * 7 % 400)).collect();
+    let inputs = [random(1, rows * depth), random(2, paths * columns * depth), offsets, order];
+    for (whole, parts) in gpus().iter().zip(confined(65_536)) {
+        let build: Build<'_> = &|gpu, b, c| {
+            let (a, weights) = (f32(&b[0], &[rows, depth]), f32(&b[1], &[paths, columns, depth]));
+            let product = PathMatmul::new(a, weights, Tensor::u32(&b[2], &[paths + 1]), f32(c, &[rows, columns]));
+            product.gathered(Tensor::u32(&b[3], &[rows]), 1).plan(gpu).expect("a plan")
+        };
+        let outputs = 288 * columns;
+        let [one, cut] = [whole, &parts].map(|gpu| run(gpu, &inputs, rows * columns, build));
+        assert!(cut.1 > one.1, "{} steps, {} with small bindings", one.1, cut.1);
+        let [one, cut] = [one, cut].map(|(mut c, steps)| {
+            c.truncate(outputs);
+            (c, steps)
+        });
+        same_bits("path_matmul", 2, one.0, cut);
     }
 }
 

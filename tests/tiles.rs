@@ -11,20 +11,25 @@ mod common;
 
 use common::{gpus, storage, wait};
 use double_routing::{
-    AdapterClass, Gpu, Tensor,
+    AdapterClass, Element, Gpu, Tensor,
     kernels::{Matmul, Tile, Tuning},
 };
 
-/// Beyond the edges of the largest tile; odd and aligned rows, B as it is and transposed, a sum in parts, and narrow types of each operand.
-const CASES: [&str; 8] = [
+/// Beyond the edges of the largest tile; odd and aligned rows, B as it is and transposed, a sum in parts, and narrow types of each
+/// operand; then those for tiles that multiply f16 alone.
+const CASES: [&str; 12] = [
     "matmul 9x33x5 f32 integers",
     "matmul 9x33x5 f32 integers bt",
     "matmul 65x63x31 f32 reals bt bias",
     "matmul 130x68x132 f32 integers",
     "matmul 130x68x132 f32 integers bt",
     "matmul 17x64x5000 f32 integers bt bias",
-    "matmul 17x36x24 bf16 reals bt bias a=bf16",
-    "matmul 17x36x24 f32 reals bt bias c=f16",
+    "matmul 9x32x40 bf16 reals bt bias a=bf16 c=bf16",
+    "matmul 130x260x70 f16 reals bt bias a=f16",
+    "matmul 130x260x70 f16 reals bias a=f16",
+    "matmul 129x131x33 f16 integers bt bias a=f16",
+    "matmul 129x131x33 f16 integers bias a=f16",
+    "matmul 9x32x40 f16 reals bt bias a=f16 c=f16",
 ];
 
 #[test]
@@ -45,15 +50,17 @@ fn every_tile_agrees_with_the_reference() {
                 }
                 unseen.retain(|name| *name != tile.to_string());
                 assert_eq!(there, 130u32.div_ceil(tile.rows()) * 300u32.div_ceil(tile.columns()), "{tile}");
-                for case in &cases {
+                let half_only = !tile.multiplies(Element::F32, Element::F32);
+                for case in cases.iter().filter(|case| case.name().contains(" f16 ") == half_only) {
                     let outcome = wait(&gpu, case.run(&gpu)).expect("an outcome");
                     assert!(outcome.passed(), "{} by {tile} on {}: {outcome:?}", case.name(), gpu.info().backend);
                 }
             }
         }
     }
-    // Those for subgroups of a size that none of these adapters has.
-    assert!(unseen.iter().all(|tile| tile.starts_with("subgroup") || tile.starts_with("packed")), "{unseen:?}");
+    // Those for subgroups of a size, or for matrix units, that none of these adapters has.
+    let rare = |tile: &String| ["subgroup", "packed", "cooperative"].iter().any(|source| tile.starts_with(source));
+    assert!(unseen.iter().all(rare), "{unseen:?}");
 }
 
 fn only(tile: Tile) -> Tuning {
@@ -62,10 +69,11 @@ fn only(tile: Tile) -> Tuning {
     tuning
 }
 
-/// The workgroups of a product of so many rows and columns.
+/// The workgroups of a product of so many rows and columns, of a type that every tile multiplies.
 fn workgroups(gpu: &Gpu, [rows, columns]: [usize; 2]) -> u32 {
     let [a, b, c] = [rows * 8, columns * 8, rows * columns].map(|count| storage(gpu, 4 * count as u64));
-    let (a, b) = (Tensor::f32(&a, &[rows, 8]), Tensor::f32(&b, &[columns, 8]));
+    let half = |buffer, rows| Tensor::new(buffer, Element::F16, &[rows, 8]);
+    let (a, b) = (half(&a, rows), half(&b, columns));
     let product = Matmul::new(a, b, Tensor::f32(&c, &[rows, columns])).transposed();
     product.plan(gpu).expect("a plan").steps().last().expect("a step").grid().iter().product()
 }

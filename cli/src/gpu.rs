@@ -29,6 +29,9 @@ pub struct Selection {
     /// Ask the adapter for WebGPU's default limits and no optional feature, as on the least of devices
     #[arg(long)]
     baseline: bool,
+    /// Ask the adapter for wgpu's experimental cooperative matrices, which multiply f16 by f16 in a GPU's matrix units
+    #[arg(long, conflicts_with = "baseline")]
+    experimental: bool,
     /// Take the kernel configurations for another class of adapter, to check or to measure them
     #[arg(long)]
     class: Option<Class>,
@@ -96,6 +99,7 @@ impl Selection {
             ensure!(self.backend.is_none(), "--adapter cpu has no --backend");
             ensure!(self.tuning.is_none(), "--adapter cpu has no --tuning");
             ensure!(!self.baseline, "--adapter cpu has no --baseline");
+            ensure!(!self.experimental, "--adapter cpu has no --experimental");
             ensure!(self.class.is_none(), "--adapter cpu has no --class");
             return Ok(Target::Reference);
         }
@@ -136,6 +140,9 @@ impl Selection {
         if self.baseline {
             choice = choice.baseline();
         }
+        if self.experimental {
+            choice = choice.experimental();
+        }
         let Some(adapter) = &self.adapter else { return pollster::block_on(Gpu::open(&choice)) };
         if let Ok(index) = adapter.parse() {
             match pollster::block_on(Gpu::open(&choice.clone().index(index))) {
@@ -161,9 +168,10 @@ impl Selection {
         let adapter = self.adapter.as_ref().map(|adapter| format!(" --adapter '{adapter}'"));
         let backend = self.backend.map(|backend| format!(" --backend {backend:?}").to_lowercase());
         let baseline = self.baseline.then(|| " --baseline".to_owned());
+        let experimental = self.experimental.then(|| " --experimental".to_owned());
         let class = self.class.map(|class| format!(" --class {class:?}").to_lowercase());
         let tuning = self.tuning.as_ref().map(|path| format!(" --tuning '{}'", path.display()));
-        [adapter, backend, baseline, class, tuning].into_iter().flatten().collect()
+        [adapter, backend, baseline, experimental, class, tuning].into_iter().flatten().collect()
     }
 }
 

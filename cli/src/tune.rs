@@ -65,7 +65,8 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
         true => Effort { rounds: 3, sample: Duration::from_millis(5) },
         false => Effort { rounds: 5, sample: Duration::from_millis(30) },
     };
-    let candidates: Vec<Tile> = Tile::all().filter(|tile| tile.suits(&gpu)).collect();
+    let measurable = |tile: &Tile| tile.suits(&gpu) && tile.multiplies(Element::F32, Element::F32);
+    let candidates: Vec<Tile> = Tile::all().filter(measurable).collect();
     let steps = effort.steps(candidates.len() + 1) * rows.len() * columns.len();
     let bar = report::progress("samples", steps, true);
     let mut table = Vec::new();

@@ -119,7 +119,7 @@ fn says_where_each_language_binds() {
 
     let (_, json) = exported("msl", &[]);
     assert_eq!(json["entry_point"], "main_");
-    assert_eq!(json["workgroup_size"], serde_json::json!([16, 16, 1]));
+    assert_eq!(json["workgroup_size"], serde_json::json!([256, 1, 1]));
     assert_eq!(json["workgroup_memory_bytes"], 16384);
     assert_eq!(json["workgroups_in_x"], 32768);
     assert_eq!(json["parameters"]["place"], serde_json::json!({ "buffer": 0 }));

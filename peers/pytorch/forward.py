@@ -28,6 +28,7 @@ FORWARDS = {  # batch, tokens, in, and A = R = O
 }
 MATMULS = {  # size, type, whether B is stored as nn.Linear stores it, [N, K]
     "matmul 1024": (1024, torch.float32, True),
+    "matmul 1024 f16": (1024, torch.float16, True),
     "matmul 2048": (2048, torch.float32, True),
     "matmul 2048 ab": (2048, torch.float32, False),
     "matmul 4096": (4096, torch.float32, True),

@@ -158,7 +158,8 @@ impl<'a> Operands<'a> {
             Problem::Moe { tokens, weights, x } => {
                 Inputs::Rows(tensor(x.clone(), [*tokens, weights.experts.features], device))
             }
-            Problem::Matmul { shape: [rows, columns, depth], transposed: given, a, b } => {
+            // Of f16 too: the same values in f32.
+            Problem::Matmul { shape: [rows, columns, depth], transposed: given, a, b, .. } => {
                 let (stored, other) = ([*columns, *depth], [*depth, *columns]);
                 let (had, other) = if *given { (stored, other) } else { (other, stored) };
                 let as_given = *given == (manner == Manner::Transposed);

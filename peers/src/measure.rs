@@ -64,7 +64,7 @@ pub fn measure(work: &Work, peer: Peer, adapter: Option<&str>, samples: usize) -
             (gpu, Some(burn))
         }
         Peer::None => {
-            let choice = AdapterChoice::default();
+            let choice = AdapterChoice::default().experimental();
             (pollster::block_on(Gpu::open(&adapter.map_or(choice.clone(), |name| choice.named(name))))?, None)
         }
     };

@@ -32,7 +32,11 @@ impl<'a> Operands<'a> {
             | Problem::Softmax { x, .. }
             | Problem::Select { x, .. }
             | Problem::Moe { x, .. } => vec![upload(x)?],
-            Problem::Matmul { a, b, .. } => vec![upload(a)?, upload(b)?],
+            Problem::Matmul { a, b, half: false, .. } => vec![upload(a)?, upload(b)?],
+            Problem::Matmul { a, b, half: true, .. } => {
+                let halves = |values: &[f32]| gpu.upload("operand", Values::rounded(values, Element::F16).bytes());
+                vec![halves(a)?, halves(b)?]
+            }
             Problem::Router { logits, bias, .. } => vec![upload(logits)?, upload(bias)?],
         };
         gpu.queue().submit([]);
@@ -52,10 +56,11 @@ impl<'a> Operands<'a> {
                 let forward = layer.forward(Tensor::f32(x, shape)).output(Tensor::f32(&y, &y_shape)).plan()?;
                 (forward.plan().clone(), Output::Values(y))
             }
-            (Problem::Matmul { shape: [rows, columns, depth], transposed, .. }, [a, b, ..]) => {
+            (Problem::Matmul { shape: [rows, columns, depth], transposed, half, .. }, [a, b, ..]) => {
                 let c = f32s("c", rows * columns)?;
                 let b_shape = if *transposed { [*columns, *depth] } else { [*depth, *columns] };
-                let (a, b) = (Tensor::f32(a, &[*rows, *depth]), Tensor::f32(b, &b_shape));
+                let element = if *half { Element::F16 } else { Element::F32 };
+                let (a, b) = (Tensor::new(a, element, &[*rows, *depth]), Tensor::new(b, element, &b_shape));
                 let product = Matmul::new(a, b, Tensor::f32(&c, &[*rows, *columns]));
                 let plan = if *transposed { product.transposed() } else { product }.plan(gpu)?;
                 (plan, Output::Values(c))

@@ -68,7 +68,7 @@ impl Truth {
                 )?;
                 (((batch - 1) * tokens..batch * tokens).collect(), batch * tokens, exact, plain)
             }
-            Problem::Matmul { shape: [count, columns, depth], transposed, a, b } => {
+            Problem::Matmul { shape: [count, columns, depth], transposed, a, b, .. } => {
                 let rows = spread(*count);
                 let a = gather(a, &rows, *depth)?;
                 let product = Product {

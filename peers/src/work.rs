@@ -2,7 +2,7 @@
 
 use anyhow::Result;
 use double_routing::{
-    Linear, Weights,
+    Element, Linear, Values, Weights,
     moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights},
 };
 
@@ -29,9 +29,11 @@ enum Kind {
         width: usize,
     },
     /// Square. Transposed: B is stored as nn.Linear stores it, `[N, K]`.
+    /// Half: of f16, with sums of f32.
     Matmul {
         size: usize,
         transposed: bool,
+        half: bool,
     },
     Softmax {
         rows: usize,
@@ -65,15 +67,17 @@ impl Work {
     }
 }
 
-pub const WORKS: [Work; 14] = [
+pub const WORKS: [Work; 16] = [
     Work::new("forward a", Kind::Forward { batch: 8, tokens: 512, input: 768, width: 256 }),
     Work::new("forward b", Kind::Forward { batch: 1, tokens: 128, input: 768, width: 64 }),
     Work::new("forward c", Kind::Forward { batch: 4, tokens: 2048, input: 1024, width: 512 }),
     Work::large("forward large", Kind::Forward { batch: 32, tokens: 4096, input: 4096, width: 1024 }),
-    Work::new("matmul 1024", Kind::Matmul { size: 1024, transposed: true }),
-    Work::new("matmul 2048", Kind::Matmul { size: 2048, transposed: true }),
-    Work::new("matmul 2048 ab", Kind::Matmul { size: 2048, transposed: false }),
-    Work::large("matmul 4096", Kind::Matmul { size: 4096, transposed: true }),
+    Work::new("matmul 1024", Kind::Matmul { size: 1024, transposed: true, half: false }),
+    Work::new("matmul 1024 f16", Kind::Matmul { size: 1024, transposed: true, half: true }),
+    Work::new("matmul 2048", Kind::Matmul { size: 2048, transposed: true, half: false }),
+    Work::new("matmul 2048 ab", Kind::Matmul { size: 2048, transposed: false, half: false }),
+    Work::large("matmul 4096", Kind::Matmul { size: 4096, transposed: true, half: false }),
+    Work::large("matmul 4096 f16", Kind::Matmul { size: 4096, transposed: true, half: true }),
     Work::new("softmax 4096x1024", Kind::Softmax { rows: 4096, columns: 1024 }),
     Work::new("softmax 64x65536", Kind::Softmax { rows: 64, columns: 65536 }),
     Work::new("select 4096x1024 k=32", Kind::Select { rows: 4096, columns: 1024, count: 32 }),
@@ -90,10 +94,11 @@ pub enum Problem {
         weights: Weights,
         x: Vec<f32>,
     },
-    /// The shape is rows, columns and depth.
+    /// The shape is rows, columns and depth. Half: every value is one of f16.
     Matmul {
         shape: [usize; 3],
         transposed: bool,
+        half: bool,
         a: Vec<f32>,
         b: Vec<f32>,
     },
@@ -133,7 +138,8 @@ impl Work {
                     Weights::new(linear(width, input), linear(1, width), linear(width, width), linear(width, width))?;
                 Problem::Forward { shape: [batch, tokens, input], weights, x: values(batch * tokens * input, 1.0) }
             }
-            Kind::Matmul { size, transposed } => Problem::matmul([size; 3], transposed, values),
+            Kind::Matmul { size, transposed, half: false } => Problem::matmul([size; 3], transposed, values),
+            Kind::Matmul { size, transposed, half: true } => Problem::matmul([size; 3], transposed, values).of_halves(),
             Kind::Softmax { rows, columns } => {
                 Problem::Softmax { shape: [rows, columns], x: values(rows * columns, 1.0) }
             }
@@ -164,7 +170,19 @@ impl Work {
 impl Problem {
     fn matmul(shape: [usize; 3], transposed: bool, mut values: impl FnMut(usize, f32) -> Vec<f32>) -> Self {
         let [rows, columns, depth] = shape;
-        Self::Matmul { shape, transposed, a: values(rows * depth, 1.0), b: values(columns * depth, 1.0) }
+        let (a, b) = (values(rows * depth, 1.0), values(columns * depth, 1.0));
+        Self::Matmul { shape, transposed, half: false, a, b }
+    }
+
+    /// A product of the same factors, rounded to f16.
+    fn of_halves(self) -> Self {
+        match self {
+            Self::Matmul { shape, transposed, a, b, .. } => {
+                let rounded = |values: Vec<f32>| Values::rounded(&values, Element::F16).to_f32();
+                Self::Matmul { shape, transposed, half: true, a: rounded(a), b: rounded(b) }
+            }
+            other => other,
+        }
     }
 
     /// One product of what so many tokens need: as many rows as their experts have together, or of one token as many columns

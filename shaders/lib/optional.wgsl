@@ -4,10 +4,6 @@
 // OPERAND_at is 4 × the number, from the start of the binding, of its first element, plus 0 for f32, 1 for f16, 2 for bf16; or
 // 3, where there is none. Needs lib/half.
 
-fn OPERAND_is_there(at: u32) -> bool {
-    return (at & 3u) != 3u;
-}
-
 fn OPERAND_element(index: u32, kind: u32) -> f32 {
     if kind == 0u {
         return bitcast<f32>(OPERAND[index]);

@@ -1,8 +1,13 @@
+//#if TILE_SOURCE == cooperative
+enable f16;
+enable wgpu_cooperative_matrix;
+
+//#endif
 // The tile product: one workgroup's tile of A·B or A·Bᵀ, shared by every kernel that multiplies matrices.
 //
 // A workgroup of TILE_X × TILE_Y invocations owns TILE_M rows and TILE_N columns of the product; an invocation owns
 // TILE_ROWS rows and TILE_QUADS quads of columns. The kernel that imports this file supplies the operands a and b through
-// lib/load.wgsl, the output c through lib/store.wgsl and `params.product`; it decides what happens to the accumulators (its
+// lib/load.wgsl, the output c through lib/store.wgsl and `params.product`, and imports this file before all others; it decides what happens to the accumulators (its
 // epilogue), in those invocations that tile_stores() names. One whose rows are gathered (A_GATHERED) says where each is; one
 // whose tiles often end early has RAGGED_LOOPS, so that `subgroup` leaves out the rows that are not there.
 //
@@ -14,7 +19,10 @@
 //             into registers while it multiplies this one;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
 //             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels both
-//             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns.
+//             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns;
+//   cooperative  the workgroup stages as in `shared`, but f16 as f16, and each of its TILE_Y subgroups, of TILE_X invocations, multiplies
+//             fragments of TILE_FRAGMENT × TILE_FRAGMENT in the device's matrix units, which add in f32 (A and B of f16).
+//             The sums go through workgroup memory to the invocations that own them.
 // Otherwise invocation (x, y) owns rows y·TILE_ROWS + r and the column quads x + q·TILE_X: neighbours in x touch
 // neighbouring quads. Accumulators are indexed by constants (//#for), so that compilers keep them apart.
 //
@@ -30,8 +38,21 @@ const TILE_QUADS: u32 = 1u;
 const TILE_M: u32 = TILE_ROWS;
 const TILE_N: u32 = TILE_Y * TILE_QUADS * 4u;
 //#else
+//#if TILE_SOURCE == cooperative
+// Rows and columns of a fragment; subgroups along the columns of a tile.
+const TILE_FRAGMENT: u32 = 16u;
+const TILE_ACROSS: u32 = 2u;
+// Fragments that a subgroup owns, one above the other; beside each other it has TILE_QUADS.
+const TILE_FRAGMENT_ROWS: u32 = 2u;
+// Quads of a fragment that an invocation owns, and the rows from one to the next.
+const TILE_PARTS: u32 = 2u;
+const TILE_PART_ROWS: u32 = TILE_FRAGMENT / TILE_PARTS;
+const TILE_M: u32 = TILE_Y / TILE_ACROSS * TILE_FRAGMENT_ROWS * TILE_FRAGMENT;
+const TILE_N: u32 = TILE_ACROSS * TILE_QUADS * TILE_FRAGMENT;
+//#else
 const TILE_M: u32 = TILE_Y * TILE_ROWS;
 const TILE_N: u32 = TILE_X * TILE_QUADS * 4u;
+//#endif
 //#endif
 
 // One dispatch's share of C[batch] = A[batch] · B[batch]. Firsts and strides count elements; a first counts from the
@@ -67,7 +88,7 @@ struct TilePlace {
     // First row and first column of the workgroup's tile.
     row: u32,
     column: u32,
-    // The invocation within the workgroup.
+    // The invocation within the workgroup, as tile_invocation() has it.
     x: u32,
     y: u32,
     // Elements from the start of the binding to A[0, 0], B[0, 0] and C[0, 0] of this batch.
@@ -79,9 +100,32 @@ struct TilePlace {
     depth: u32,
     a_stride: u32,
     b_stride: u32,
-//#if A_GATHERED
-    // What the kernel's a_row() needs: the rows are those of C from this one on.
+    // The row of A that row 0 is; of C, where those of A are gathered.
     first_row: u32,
+}
+
+// What an invocation is told of itself.
+struct TileInvocation {
+//#if TILE_SOURCE == subgroup || TILE_SOURCE == cooperative
+    @builtin(subgroup_invocation_id) lane: u32,
+//#else
+    @builtin(local_invocation_index) index: u32,
+//#endif
+//#if TILE_SOURCE == cooperative
+    @builtin(subgroup_id) subgroup: u32,
+//#endif
+}
+
+// Which of the workgroup's TILE_X × TILE_Y invocations it is.
+fn tile_invocation(own: TileInvocation) -> vec2<u32> {
+//#if TILE_SOURCE == subgroup
+    return vec2<u32>(own.lane, 0u);
+//#else
+//#if TILE_SOURCE == cooperative
+    return vec2<u32>(own.lane, own.subgroup);
+//#else
+    return vec2<u32>(own.index % TILE_X, own.index / TILE_X);
+//#endif
 //#endif
 }
 
@@ -95,7 +139,6 @@ fn tile_depth(index: u32) -> u32 {
     return select(params.product.depth, params.product.last_depth, last);
 }
 
-//#if !A_GATHERED
 // The place of tile `index` of all batches' tiles; columns vary fastest, so that neighbours share rows of A.
 fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
     let batch = index / tiles_per_batch();
@@ -114,9 +157,9 @@ fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
         tile_depth(index),
         params.product.a_stride,
         params.product.b_stride,
+        0u,
     );
 }
-//#endif
 
 //#if TILE_SOURCE == lanes
 fn tile_row(place: TilePlace, r: u32) -> u32 {
@@ -131,6 +174,18 @@ fn tile_stores(place: TilePlace) -> bool {
     return place.x == 0u;
 }
 //#else
+//#if TILE_SOURCE == cooperative
+// A subgroup's fragments follow one another; of each, an invocation owns every TILE_X-th quad.
+fn tile_row(place: TilePlace, r: u32) -> u32 {
+    let of_subgroup = place.y / TILE_ACROSS * TILE_FRAGMENT_ROWS * TILE_FRAGMENT;
+    return place.row + of_subgroup + r * TILE_PART_ROWS + place.x / (TILE_FRAGMENT / 4u);
+}
+
+fn tile_column(place: TilePlace, q: u32) -> u32 {
+    let of_subgroup = place.y % TILE_ACROSS * TILE_QUADS;
+    return place.column + (of_subgroup + q) * TILE_FRAGMENT + place.x % (TILE_FRAGMENT / 4u) * 4u;
+}
+//#else
 fn tile_row(place: TilePlace, r: u32) -> u32 {
     return place.row + place.y * TILE_ROWS + r;
 }
@@ -138,16 +193,29 @@ fn tile_row(place: TilePlace, r: u32) -> u32 {
 fn tile_column(place: TilePlace, q: u32) -> u32 {
     return place.column + (place.x + q * TILE_X) * 4u;
 }
+//#endif
 
 fn tile_stores(place: TilePlace) -> bool {
     return true;
 }
 //#endif
 
+// The row of A that row `row` of the product is; past the end the last one's, whose products are never stored. A kernel that
+// gathers rows says in a_row() which row of A each is.
+fn a_index(place: TilePlace, row: u32) -> u32 {
+    let index = place.first_row + min(row, place.rows - 1u);
+//#if A_GATHERED
+    return a_row(index);
+//#else
+    return index;
+//#endif
+}
+
 //#if a_ACCESS == texels
 // Where A[row] starts.
 fn a_start(place: TilePlace, row: u32) -> u32 {
-    return place.a_first + row / TILE_X * place.a_stride + row % TILE_X;
+    let index = a_index(place, row);
+    return place.a_first + index / TILE_X * place.a_stride + index % TILE_X;
 }
 
 fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
@@ -171,15 +239,9 @@ fn b_block(place: TilePlace, starts: vec4<u32>, k: u32, n: u32) -> mat4x4<f32> {
     ));
 }
 //#else
-// Where A[row] starts; rows past the end are the last row, and their products are never stored. A kernel that gathers
-// rows says in a_row() which row of A each is.
+// Where A[row] starts.
 fn a_start(place: TilePlace, row: u32) -> u32 {
-    let last = min(row, place.rows - 1u);
-//#if A_GATHERED
-    return place.a_first + a_row(place, last) * place.a_stride;
-//#else
-    return place.a_first + last * place.a_stride;
-//#endif
+    return place.a_first + a_index(place, row) * place.a_stride;
 }
 
 fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
@@ -256,18 +318,25 @@ fn tile_c(place: TilePlace, row: u32, column: u32) -> u32 {
     return place.c_first + row * params.product.c_stride + column;
 }
 
-//#if TILE_SOURCE == shared
+//#if TILE_SOURCE == shared || TILE_SOURCE == cooperative
 const TILE_DEPTH: u32 = 16u;
 const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
-// Quads of rows of an invocation.
-const TILE_ROW_QUADS: u32 = 2u;
 // The 4 × 4 blocks that an invocation fetches for a stage.
 const TILE_LOADS: u32 = 2u;
+//#if TILE_SOURCE == shared
+// Quads of rows of an invocation.
+const TILE_ROW_QUADS: u32 = 2u;
 // Quads of rows of A, then quads of columns of B, that a stage has for each k.
 const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u;
+alias TileStaged = vec4<f32>;
+//#else
+// Two more, so that the rows of a fragment do not all start in the same bank of the memory, but at multiples of 16 bytes.
+const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u + 2u;
+alias TileStaged = vec4<f16>;
+//#endif
 
 // [k][quad of rows of A | quad of columns of B]: a block is written as four quads, and neighbours write and read neighbours.
-var<workgroup> stage: array<vec4<f32>, TILE_DEPTH * TILE_WIDTH>;
+var<workgroup> stage: array<TileStaged, TILE_DEPTH * TILE_WIDTH>;
 
 // Block i of a stage: its quad of k varies fastest, so that neighbours read neighbouring memory of A and Bᵀ.
 fn block_starts(place: TilePlace, i: u32) -> vec4<u32> {
@@ -302,9 +371,46 @@ fn block_fetch(place: TilePlace, i: u32, starts: vec4<u32>, k: u32) -> mat4x4<f3
     return b_block(place, starts, at, place.column + quad * 4u - TILE_M);
 }
 
+//#if TILE_SOURCE == cooperative
+//#if TILE_MATRIX == 8x8
+alias TileMatrixA = coop_mat8x8<f16, A>;
+alias TileMatrixB = coop_mat8x8<f16, B>;
+alias TileMatrixC = coop_mat8x8<f32, C>;
+//#else
+alias TileMatrixA = coop_mat16x16<f16, A>;
+alias TileMatrixB = coop_mat16x16<f16, B>;
+alias TileMatrixC = coop_mat16x16<f32, C>;
+//#endif
+
+const TILE_FRAGMENT_QUADS: u32 = TILE_FRAGMENT * TILE_FRAGMENT / 4u;
+
+// A fragment of each subgroup, row-major, on its way from the matrix units to the invocations or back.
+var<workgroup> fragments: array<vec4<f32>, TILE_Y * TILE_FRAGMENT_QUADS>;
+//#endif
+
 // Adds A·B over all of depth, which is place.depth, to the accumulators.
 fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
     let invocation = place.y * TILE_X + place.x;
+//#if TILE_SOURCE == cooperative
+    let fragment = place.y * TILE_FRAGMENT_QUADS;
+    var products: array<TileMatrixC, TILE_FRAGMENT_ROWS * TILE_QUADS>;
+//#if c_ACCESS != words
+    if params.product.continues == 1u {
+//#for I in TILE_FRAGMENT_ROWS
+//#for Q in TILE_QUADS
+//#for P in TILE_PARTS
+        fragments[fragment + P * TILE_X + place.x] = (*sums)[(I * TILE_PARTS + P) * TILE_QUADS + Q];
+//#endfor
+        workgroupBarrier();
+        products[I * TILE_QUADS + Q] = coopLoadT<TileMatrixC>(&fragments[fragment], TILE_FRAGMENT / 4u);
+        workgroupBarrier();
+//#endfor
+//#endfor
+    }
+//#endif
+    let of_a = place.y / TILE_ACROSS * TILE_FRAGMENT_ROWS * (TILE_FRAGMENT / 4u);
+    let of_b = TILE_M / 4u + place.y % TILE_ACROSS * TILE_QUADS * (TILE_FRAGMENT / 4u);
+//#endif
     var starts: array<vec4<u32>, TILE_LOADS>;
     var next: array<mat4x4<f32>, TILE_LOADS>;
 //#for L in TILE_LOADS
@@ -316,10 +422,10 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
         {
             let i = invocation + L * TILE_X * TILE_Y;
             let first = (i % TILE_K_QUADS) * 4u * TILE_WIDTH + i / TILE_K_QUADS;
-            stage[first] = next[L][0];
-            stage[first + TILE_WIDTH] = next[L][1];
-            stage[first + 2u * TILE_WIDTH] = next[L][2];
-            stage[first + 3u * TILE_WIDTH] = next[L][3];
+            stage[first] = TileStaged(next[L][0]);
+            stage[first + TILE_WIDTH] = TileStaged(next[L][1]);
+            stage[first + 2u * TILE_WIDTH] = TileStaged(next[L][2]);
+            stage[first + 3u * TILE_WIDTH] = TileStaged(next[L][3]);
         }
 //#endfor
         // The stage is complete before anyone reads it.
@@ -327,6 +433,24 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#for L in TILE_LOADS
         next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);
 //#endfor
+//#if TILE_SOURCE == cooperative
+        for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage += TILE_FRAGMENT) {
+            // A was staged transposed.
+            var rows: array<TileMatrixA, TILE_FRAGMENT_ROWS>;
+//#for I in TILE_FRAGMENT_ROWS
+            rows[I] = coopLoad<TileMatrixA>(&stage[in_stage * TILE_WIDTH + of_a + I * (TILE_FRAGMENT / 4u)], TILE_WIDTH);
+//#endfor
+//#for Q in TILE_QUADS
+            {
+                let at = in_stage * TILE_WIDTH + of_b + Q * (TILE_FRAGMENT / 4u);
+                let columns = coopLoadT<TileMatrixB>(&stage[at], TILE_WIDTH);
+//#for I in TILE_FRAGMENT_ROWS
+                products[I * TILE_QUADS + Q] = coopMultiplyAdd(rows[I], columns, products[I * TILE_QUADS + Q]);
+//#endfor
+            }
+//#endfor
+        }
+//#else
         for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage++) {
             let of_a = in_stage * TILE_WIDTH + place.y * TILE_ROW_QUADS;
             let of_b = in_stage * TILE_WIDTH + TILE_M / 4u + place.x;
@@ -346,9 +470,23 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
             }
 //#endfor
         }
+//#endif
         // Everyone has read the stage before the next one overwrites it.
         workgroupBarrier();
     }
+//#if TILE_SOURCE == cooperative
+//#for I in TILE_FRAGMENT_ROWS
+//#for Q in TILE_QUADS
+    coopStoreT(products[I * TILE_QUADS + Q], &fragments[fragment], TILE_FRAGMENT / 4u);
+    // The fragment is there before its owners read it, and they have before the next one overwrites it.
+    workgroupBarrier();
+//#for P in TILE_PARTS
+    (*sums)[(I * TILE_PARTS + P) * TILE_QUADS + Q] = fragments[fragment + P * TILE_X + place.x];
+//#endfor
+    workgroupBarrier();
+//#endfor
+//#endfor
+//#endif
 }
 //#else
 //#if TILE_SOURCE == lanes

@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge, typed},
+    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge, on_matrix_units, typed},
 };
 use crate::{
     Element, Gpu, Result,
@@ -71,7 +71,8 @@ impl Spec {
         }
         let (a, b, bias) = (a.to_f64(), b.to_f64(), bias.map(|bias| bias.to_f64()));
         let expected = matmul(&a, &b, bias.as_deref(), &self.product);
-        let bound = self.data.bound(matmul_bound(&a, &b, bias.as_deref(), &self.product));
+        let bound = matmul_bound(&a, &b, bias.as_deref(), &self.product);
+        let bound = self.data.bound(on_matrix_units(gpu, [self.of_a, self.element], bound));
         judge(gpu, &kernel.plan(gpu)?, &inputs, &c_operand, &expected, &bound).await
     }
 }
@@ -176,6 +177,18 @@ pub(super) fn cases() -> Vec<Case> {
         }
     }
     specs.push(Spec { of_a: Element::F16, bias: false, ..plain(7, 9, 33, Data::Subnormals) });
+    // What matrix units multiply: beyond the edges of their tiles, a sum in parts, one that goes on.
+    for (rows, columns, depth, invariant) in
+        [(130, 260, 70, false), (129, 131, 33, false), (17, 64, 5000, false), (3, 5, 330_000, true)]
+    {
+        for transposed in [true, false] {
+            let data = if rows == 130 { Data::Reals } else { Data::Integers };
+            let half = Element::F16;
+            let mut spec = Spec { of_a: half, element: half, invariant, ..plain(rows, columns, depth, data) };
+            spec.product.transposed = transposed;
+            specs.push(spec);
+        }
+    }
     // Results of 16 bits: rows of whole words and of halves, a single row, batches, parts, sums that go on.
     for of_c in HALVES {
         for (rows, columns, depth, shift) in [

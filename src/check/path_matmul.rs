@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge_all, stored, typed},
+    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge_all, on_matrix_units, stored, typed},
 };
 use crate::{
     Element, Gpu, Result, Values,
@@ -131,7 +131,8 @@ impl Spec {
         let weights = PathWeights { b: &b, bias: bias.as_deref(), columns, depth };
         let paths_rows = PathRows { offsets: &offsets, order: (each > 0).then_some((&order, each)) };
         let mut expected = path_matmul(&a, weights, paths_rows, s.as_deref());
-        let mut bound = path_matmul_bound(&a, weights, paths_rows, s.as_deref());
+        let bound = path_matmul_bound(&a, weights, paths_rows, s.as_deref());
+        let mut bound = on_matrix_units(gpu, [self.of_a, self.element], bound);
         if !self.swish {
             bound = self.data.bound(bound);
         }
@@ -209,6 +210,19 @@ pub(super) fn cases() -> Vec<Case> {
             });
         }
     }
+    // Enough rows a path that software adapters pack the factors.
+    for (columns, depth, each) in [(100, 44, 0), (97, 33, 2), (132, 20, 1)] {
+        specs.push(plain(180, each, 3, columns, depth, Data::Reals));
+        let half = Element::F16;
+        specs.push(Spec {
+            of_a: half,
+            element: half,
+            spread: Spread::Some,
+            ..plain(180, each, 3, columns, depth, Data::Reals)
+        });
+    }
+    let swish = Spec { swish: true, of_a: Element::BF16, ..plain(110, 4, 8, 100, 36, Data::Reals) };
+    specs.extend([swish, Spec { of_c: Element::F16, bias: false, data: Data::Integers, ..swish }]);
     // Nothing to do; nothing to add up, which leaves the bias.
     specs.extend([plain(0, 2, 4, 8, 8, Data::Reals), plain(9, 1, 4, 0, 8, Data::Reals)]);
     specs.push(plain(9, 1, 3, 33, 0, Data::Reals));

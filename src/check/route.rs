@@ -2,7 +2,7 @@
 
 use super::{
     Case, HEAVY,
-    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge, typed},
+    bench::{Data, HALF_FACTORS, HALVES, Operand, Random, judge, on_matrix_units, typed},
 };
 use crate::{
     Element, Gpu, Result, Values,
@@ -68,7 +68,8 @@ impl Spec {
         let biases = |values: Option<Values>| values.map_or(vec![0.0; outputs], |values| values.to_f64());
         let (x, b, w, inner, outer) = (x.to_f64(), b.to_f64(), w.to_f64(), biases(inner), biases(outer));
         let expected = route(&x, &b, &w, &inner, &outer, depth);
-        let bound = self.data.bound(route_bound(&x, &b, &w, &inner, &outer, depth));
+        let bound = route_bound(&x, &b, &w, &inner, &outer, depth);
+        let bound = self.data.bound(on_matrix_units(gpu, [self.of_x, self.element], bound));
         judge(gpu, &kernel.plan(gpu)?, &inputs, &y, &expected, &bound).await
     }
 }

@@ -1,7 +1,7 @@
 //! The attention logit of each token. Shader: `shaders/attend.wgsl`.
 
 use super::{
-    Factor, Kernel, Slot, check_factors, factor_accesses, factor_types, factor_variants,
+    Factor, Kernel, Read, Slot, check_factors, factor_reads, factor_variants,
     lanes::{self, By, Kind, Lanes},
     optional, params, shader_u32,
 };
@@ -22,11 +22,7 @@ pub const ATTEND: Kernel = Kernel {
         for (kind, _, lanes, each) in SHAPES {
             let wide = *kind == Kind::Software;
             for each in [rows_each(*lanes, *each, 1), *each] {
-                for [x, v] in factor_types() {
-                    for accesses in factor_variants(x, v, wide) {
-                        variants.push(variant(*lanes, each, [x, v], accesses));
-                    }
-                }
+                variants.extend(factor_variants(wide).into_iter().map(|factors| variant(*lanes, each, factors)));
             }
         }
         variants
@@ -61,14 +57,14 @@ const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), 1),
 ];
 
-fn variant(lanes: Lanes, each: u32, [x, v]: [Element; 2], [x_access, v_access]: [&'static str; 2]) -> Variant {
+fn variant(lanes: Lanes, each: u32, [x, v]: [Read; 2]) -> Variant {
     lanes
         .define(Variant::default())
         .number("EACH", each)
-        .word("x_TYPE", x.name())
-        .word("x_ACCESS", x_access)
-        .word("v_TYPE", v.name())
-        .word("v_ACCESS", v_access)
+        .word("x_TYPE", x.0.name())
+        .word("x_ACCESS", x.1)
+        .word("v_TYPE", v.0.name())
+        .word("v_ACCESS", v.1)
 }
 
 /// The rows of an invocation: one where there are fewer than it would have. Which lanes add which quads stays the same.
@@ -184,18 +180,15 @@ impl<'a> Attend<'a> {
                 logits_first: logits.first,
                 ..Params::default()
             };
-            let elements = [self.x.element(), self.v.element()];
-            let accesses = factor_accesses(
-                gpu,
-                [
-                    Factor { bound: &mut x, element: elements[0], strides: &[depth] },
-                    Factor { bound: &mut v, element: elements[1], strides: &[depth] },
-                ],
-            );
+            let factors = [
+                Factor { bound: &mut x, element: self.x.element(), strides: &[depth] },
+                Factor { bound: &mut v, element: self.v.element(), strides: &[depth] },
+            ];
+            let factors = factor_reads(gpu, factors);
             plan.push(Step::new(
                 gpu,
                 &ATTEND,
-                variant(lanes, each, elements, accesses),
+                variant(lanes, each, factors),
                 format!("{NAME} {count}x{depth}"),
                 bytemuck::bytes_of(&params),
                 &[("x", &x), ("v", &v), ("bias", &bias), ("logits", &logits)],

@@ -51,7 +51,8 @@ params! {
 /// Of `a` and `b` one is f32, or both are of the same type. A `c` of 16 bits starts at a multiple of 4 bytes.
 /// No dimension is too small (K = 0 gives the bias) or too large: what exceeds a binding or a dispatch is split.
 /// Sums are f32: |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|). Finished, they are rounded once to c's type, to nearest even: by
-/// u·|ĉ| more, u = 2⁻¹¹ for f16 (2⁻²⁵ at least), 2⁻⁸ for bf16.
+/// u·|ĉ| more, u = 2⁻¹¹ for f16 (2⁻²⁵ at least), 2⁻⁸ for bf16. Where [matrix units](crate::Gpu::matrix_units) multiply f16 by f16,
+/// the sums may be off by 2.5 times as much: those known cut off what others round.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Matmul};
@@ -124,7 +125,7 @@ impl Multiplication<'_> {
         let step = Step::new(
             gpu,
             &MATMUL,
-            piece.define(self, tile),
+            piece.variant(tile),
             format!("{} {}x{}x{} in {parts} parts", self.operation, self.rows, self.columns, self.depth),
             bytemuck::bytes_of(&params),
             &piece.operands(&bias),
@@ -231,7 +232,7 @@ impl<'a> Matmul<'a> {
             plan.push(Step::new(
                 gpu,
                 &MATMUL,
-                piece.define(&multiplication, tile),
+                piece.variant(tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
                 &piece.operands(&bias),

@@ -283,30 +283,36 @@ struct Factor<'a, 'b> {
     strides: &'a [u64],
 }
 
+/// How a shader reads an operand: its type, and OPERAND_ACCESS of `shaders/lib/load.wgsl`.
+type Read = (Element, &'static str);
+
 /// How shaders read two operands that they multiply with each other, which halves the variants: in quads where both can be, else
 /// neither.
-fn factor_accesses(gpu: &Gpu, [a, b]: [Factor<'_, '_>; 2]) -> [&'static str; 2] {
+fn factor_reads(gpu: &Gpu, [a, b]: [Factor<'_, '_>; 2]) -> [Read; 2] {
     let mut factors = [a, b];
     let quads = factors.iter().all(|factor| in_quads(factor.bound, factor.strides));
     let wide = |factor: &Factor<'_, '_>| factor.element != Element::F32 || factor.bound.can_be_wide(gpu);
-    if !quads && !factors.iter().all(wide) {
-        return ["elements"; 2];
-    }
+    let alike = quads || factors.iter().all(wide);
     factors.each_mut().map(|factor| {
         // A stride of 1 keeps an operand that could be read in quads from it.
-        factor.bound.load_access(gpu, factor.element, if quads { factor.strides } else { &[1] })
+        let strides = if quads { factor.strides } else { &[1] };
+        let access = if alike { factor.bound.load_access(gpu, factor.element, strides) } else { "elements" };
+        (factor.element, access)
     })
 }
 
-/// The accesses that [`factor_accesses`] can give.
-fn factor_variants(a: Element, b: Element, wide: bool) -> Vec<[&'static str; 2]> {
-    let mut accesses = vec![["quads"; 2], ["elements"; 2]];
-    if wide {
-        let unaligned = |element| if element == Element::F32 { "wide_pairs" } else { "elements" };
-        accesses.push(["wide_quads"; 2]);
-        accesses.push([unaligned(a), unaligned(b)]);
+/// What [`factor_reads`] can give.
+fn factor_variants(wide: bool) -> Vec<[Read; 2]> {
+    let mut variants = Vec::new();
+    for types in factor_types() {
+        let read = |access| types.map(|element| (element, access));
+        variants.extend([read("quads"), read("elements")]);
+        if wide {
+            let unaligned = |element| if element == Element::F32 { "wide_pairs" } else { "elements" };
+            variants.extend([read("wide_quads"), types.map(|element| (element, unaligned(element)))]);
+        }
     }
-    accesses
+    variants
 }
 
 /// The accesses that [`Bound::load_access`] can give.

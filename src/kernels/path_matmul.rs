@@ -1,11 +1,12 @@
 //! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
 
 use super::{
-    Factor, Kernel, Slot, check_factors, check_output, factor_accesses, optional, params, shader_u32, store_access,
-    tile::{self, Product, Sought, Tile},
+    Access, Factor, Kernel, Layout, PackSource, Slot, check_factors, check_output, factor_reads, optional, params,
+    shader_u32, store_access,
+    tile::{self, Operand, Operands, PACKED, PACKED_FACTORS, Packing, Product, STORED, Sought, Tile},
     whole_words,
 };
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant};
+use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bind};
 
 /// The kernel behind [`PathMatmul`].
 ///
@@ -17,15 +18,24 @@ pub const PATH_MATMUL: Kernel = Kernel {
     source: include_str!("../../shaders/path_matmul.wgsl"),
     params: Params::fields,
     slots: &[
-        Slot::read(1, "a"),
-        Slot::read(2, "b"),
+        Slot::read(1, "a").when(STORED),
+        Slot::read(2, "b").when(STORED),
+        Slot::texels(1, "a", Access::ReadTexels).when(PACKED),
+        Slot::texels(2, "b", Access::ReadTexels).when(PACKED),
         Slot::read(3, "offsets"),
         Slot::read(4, "order").when("A_GATHERED"),
         Slot::read(5, "bias"),
-        Slot::read(6, "s"),
+        Slot::read(6, "s").when("SWISH"),
         Slot::write(7, "c"),
     ],
-    variants: tile::path_variants,
+    // Drivers for CPUs take three times as long to compile the one that reads s.
+    variants: || {
+        let products = tile::path_variants();
+        [false, true]
+            .into_iter()
+            .flat_map(|swish| products.iter().map(move |it| it.clone().flag("SWISH", swish)))
+            .collect()
+    },
 };
 
 params! {
@@ -194,8 +204,7 @@ impl<'a> PathMatmul<'a> {
         if [rows, columns, sources, paths].contains(&0) {
             return Ok(plan);
         }
-        let sought = Sought { rows: rows.div_ceil(paths), columns, products: paths, transposed: true, packs: false };
-        let tile = Tile::choose(gpu, sought, self.batch_invariant);
+        let tile = self.tile(gpu, &geometry);
         if depth > tile.max_depth() {
             return Err(Error::Limit {
                 operation: NAME,
@@ -213,18 +222,44 @@ impl<'a> PathMatmul<'a> {
                 allowed: gpu.unaligned_limit(),
             });
         }
-        let paths_each = gpu.unaligned_limit().checked_div(each).unwrap_or(paths);
+        let packed =
+            tile.layouts([1, sources], [1, columns], depth).map(|[_, b]| gpu.texels_limit() / b.texels().max(1));
+        let paths_each = gpu.unaligned_limit().checked_div(each).unwrap_or(paths).min(packed.unwrap_or(u64::MAX));
+        let mut packing = Packing::default();
         let mut first = 0;
         while first < paths {
             let count = paths_each.min(paths - first);
-            plan.push(self.step(gpu, &geometry, tile, first, count)?);
+            self.push_step(gpu, &geometry, tile, [first, count], &mut packing, &mut plan)?;
             first += count;
         }
         Ok(plan)
     }
 
+    /// Packing reads the weights of all paths, whether they have rows or not: it needs so many rows a path on average that it pays,
+    /// and a batch-invariant choice would not know them.
+    fn tile(&self, gpu: &Gpu, geometry: &Geometry) -> Tile {
+        let &Geometry { sources, rows, paths, columns, depth } = geometry;
+        let choose = |packs| {
+            let elements = [self.a.element(), self.b.element()];
+            let rows = rows.div_ceil(paths);
+            let sought = Sought { rows, columns, products: paths, elements, transposed: true, packs };
+            Tile::choose(gpu, sought, self.batch_invariant)
+        };
+        let tile = choose(!self.batch_invariant);
+        let fits = |layouts: [_; 2]| layouts.into_iter().all(|layout: Layout| layout.texels() <= gpu.texels_limit());
+        if tile.layouts([1, sources], [1, columns], depth).is_none_or(fits) { tile } else { choose(false) }
+    }
+
     /// The products of the paths `first .. first + paths`.
-    fn step(&self, gpu: &Gpu, geometry: &Geometry, tile: Tile, first: u64, paths: u64) -> Result<Step> {
+    fn push_step(
+        &self,
+        gpu: &Gpu,
+        geometry: &Geometry,
+        tile: Tile,
+        [first, paths]: [u64; 2],
+        packing: &mut Packing,
+        plan: &mut Plan,
+    ) -> Result<()> {
         let Geometry { sources, rows, columns, depth, .. } = *geometry;
         let mut a = self.a.bind(gpu, NAME, "a", 0, sources * depth)?;
         let mut b = self.b.bind(gpu, NAME, "b", first * columns * depth, paths * columns * depth)?;
@@ -238,23 +273,37 @@ impl<'a> PathMatmul<'a> {
         // A row of tiles for each path's tiles, or for each row: whichever are fewer.
         let by_tiles = rows / u64::from(tile.rows()) + paths;
         let by_rows = rows <= by_tiles;
+        let product = Product {
+            rows: number("rows of a", sources)?,
+            columns: number("columns", columns)?,
+            depth: number("depth", depth)?,
+            last_depth: number("depth", depth)?,
+            batches: 1,
+            a_first: a.first,
+            a_stride: number("the stride of a", depth)?,
+            b_first: b.first,
+            b_stride: number("the stride of b", depth)?,
+            b_batch: number("the weights of a path", columns * depth)?,
+            c_first: c.first,
+            c_stride: number("the stride of c", columns)?,
+            finishes: 1,
+            ..Product::default()
+        };
+        let (a, b, factors, product) = if let Some(layouts) = tile.layouts([1, sources], [paths, columns], depth) {
+            let source = |bound, element, batch| PackSource { bound, element, stride: depth, batch, transposed: false };
+            let sources = [source(a, self.a.element(), 0), source(b, self.b.element(), columns * depth)];
+            let [a, b] = packing.pack(gpu, sources, [0, first], layouts, plan)?;
+            (a, b, PACKED_FACTORS, product.of_packed(NAME, layouts)?)
+        } else {
+            let factors = [
+                Factor { bound: &mut a, element: self.a.element(), strides: &[depth] },
+                Factor { bound: &mut b, element: self.b.element(), strides: &[depth] },
+            ];
+            let factors = factor_reads(gpu, factors);
+            (Operand::Stored(a), Operand::Stored(b), factors, product)
+        };
         let params = Params {
-            product: Product {
-                rows: number("rows of a", sources)?,
-                columns: number("columns", columns)?,
-                depth: number("depth", depth)?,
-                last_depth: number("depth", depth)?,
-                batches: 1,
-                a_first: a.first,
-                a_stride: number("the stride of a", depth)?,
-                b_first: b.first,
-                b_stride: number("the stride of b", depth)?,
-                b_batch: number("the weights of a path", columns * depth)?,
-                c_first: c.first,
-                c_stride: number("the stride of c", columns)?,
-                finishes: 1,
-                ..Product::default()
-            },
+            product,
             paths: number("paths", paths)?,
             divisor: number("divisor", self.divisor as u64)?,
             by_rows: u32::from(by_rows),
@@ -264,25 +313,23 @@ impl<'a> PathMatmul<'a> {
             s_at,
             c_kind: optional::kind(self.c.element()),
         };
-        let [a_access, b_access] = factor_accesses(
-            gpu,
-            [
-                Factor { bound: &mut a, element: self.a.element(), strides: &[depth] },
-                Factor { bound: &mut b, element: self.b.element(), strides: &[depth] },
-            ],
-        );
-        let variant = tile
-            .define(Variant::default(), true)
-            .flag("B_TRANSPOSED", true)
-            .flag("A_GATHERED", order.is_some())
-            .word("a_TYPE", self.a.element().name())
-            .word("a_ACCESS", a_access)
-            .word("b_TYPE", self.b.element().name())
-            .word("b_ACCESS", b_access)
-            .word("c_ACCESS", store_access(&c, self.c.element(), &[columns]));
-        let mut operands = vec![("a", &a), ("b", &b), ("offsets", &offsets), ("bias", &bias), ("s", &s), ("c", &c)];
-        operands.extend(order.as_ref().map(|order| ("order", order)));
-        Step::new(
+        let variant = tile.variant(Operands {
+            factors,
+            b_transposed: true,
+            a_gathered: order.is_some(),
+            ragged: true,
+            c_access: store_access(&c, self.c.element(), &[columns]),
+        });
+        let variant = variant.flag("SWISH", self.s.is_some());
+        let mut operands: Vec<(&str, &dyn Bind)> =
+            vec![("a", &a), ("b", &b), ("offsets", &offsets), ("bias", &bias), ("c", &c)];
+        if let Some(order) = &order {
+            operands.push(("order", order));
+        }
+        if self.s.is_some() {
+            operands.push(("s", &s));
+        }
+        plan.push(Step::new(
             gpu,
             &PATH_MATMUL,
             variant,
@@ -290,7 +337,8 @@ impl<'a> PathMatmul<'a> {
             bytemuck::bytes_of(&params),
             &operands,
             rows.min(by_tiles) * columns.div_ceil(u64::from(tile.columns())),
-        )
+        )?);
+        Ok(())
     }
 
     fn check(&self) -> Result<Geometry> {

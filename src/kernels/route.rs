@@ -191,7 +191,7 @@ impl<'a> Route<'a> {
             plan.push(Step::new(
                 gpu,
                 &ROUTE,
-                piece.define(&multiplication, tile),
+                piece.variant(tile),
                 format!("{NAME} {}x{}x{}", piece.rows, piece.columns, piece.product.depth),
                 bytemuck::bytes_of(&params),
                 &operands,

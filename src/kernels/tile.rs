@@ -2,7 +2,7 @@
 //! The shader side is `shaders/lib/tile.wgsl`.
 
 use super::{
-    Factor, factor_accesses, factor_types, factor_variants,
+    Factor, Read, factor_reads, factor_variants,
     pack::{self, Layout},
     params, shader_u32, store_access, whole_words,
 };
@@ -15,8 +15,8 @@ use crate::{
 /// How a workgroup shares out its tile of a matrix product: one configuration of the kernels that multiply matrices.
 ///
 /// Written as `SOURCE XxY RxQ`: the invocations of a workgroup along columns and rows, then the rows and quads of columns
-/// that one of them owns; `shared` has the depth of a stage behind it. The sources are those of `shaders/lib/tile.wgsl`, and `packed`:
-/// `subgroup`, with both factors packed into textures first.
+/// that one of them owns; `shared` has the depth of a stage behind it, `cooperative` that and the side of a fragment. The sources are
+/// those of `shaders/lib/tile.wgsl`, and `packed`: `subgroup`, with both factors packed into textures first.
 ///
 /// ```
 /// use double_routing::kernels::Tile;
@@ -49,6 +49,9 @@ enum Source {
     Subgroup,
     /// The same with both packed into textures first, by `shaders/pack.wgsl`.
     Packed,
+    /// In workgroup memory, staged so much of k at a time, from where matrix units of the device take fragments with sides of
+    /// so many elements. Both are f16.
+    Cooperative { fragment: u32, depth: u32 },
 }
 
 const fn tile(source: Source, [x, y]: [u32; 2], [rows, quads]: [u32; 2]) -> Tile {
@@ -76,11 +79,13 @@ const TILES: &[Tile] = &[
     tile(Source::Subgroup, [8, 1], [8, 2]),
     tile(Source::Subgroup, [8, 1], [16, 2]),
     tile(Source::Subgroup, [8, 1], [32, 1]),
-    tile(Source::Subgroup, [8, 1], [32, 2]),
     tile(Source::Subgroup, [16, 1], [16, 1]),
     tile(Source::Subgroup, [16, 1], [32, 1]),
     tile(Source::Packed, [8, 1], [16, 1]),
     tile(Source::Packed, [16, 1], [16, 1]),
+    tile(Source::Cooperative { fragment: 8, depth: 16 }, [8, 4], [4, 2]),
+    tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [4, 2]),
+    tile(Source::Cooperative { fragment: 16, depth: 16 }, [32, 4], [8, 4]),
 ];
 
 /// A row of the table of tiles: it fits products of an adapter class with at most so many rows and columns that the tile cuts
@@ -89,20 +94,20 @@ struct Choice {
     class: AdapterClass,
     /// Whether B is transposed, where that matters.
     transposed: Option<bool>,
-    /// Whether the factors can be packed, where that matters.
-    packs: Option<bool>,
     rows: u64,
     columns: u64,
     workgroups: u64,
     tile: Tile,
 }
 
-/// What a tile is sought for: a product, one of `products` that share the device, whose factors can be packed or not.
+/// What a tile is sought for: a product, one of `products` that share the device, of factors of these types, which can be packed
+/// or not.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sought {
     pub rows: u64,
     pub columns: u64,
     pub products: u64,
+    pub elements: [Element; 2],
     pub transposed: bool,
     pub packs: bool,
 }
@@ -110,7 +115,6 @@ pub(crate) struct Sought {
 const ANY: Choice = Choice {
     class: AdapterClass::Software,
     transposed: None,
-    packs: None,
     rows: u64::MAX,
     columns: u64::MAX,
     workgroups: 0,
@@ -128,8 +132,6 @@ const CHOICES: &[Choice] = &[
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
     Choice { rows: 32, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { workgroups: 32, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
-    // The driver takes 4 s to compile it.
-    Choice { packs: Some(false), workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [32, 2]), ..ANY },
     Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [4, 1], [8, 2]), ..ANY },
@@ -149,6 +151,13 @@ const CHOICES: &[Choice] = &[
     Choice { rows: 4, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [4, 1]), ..DISCRETE },
     Choice { rows: 16, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [8, 1]), ..DISCRETE },
     Choice { rows: 4, tile: tile(Source::Direct, [64, 1], [4, 1]), ..DISCRETE },
+    // As large a tile as leaves workgroups for all processors of a large card: a fragment is read once for four products.
+    Choice {
+        workgroups: 128,
+        tile: tile(Source::Cooperative { fragment: 16, depth: 16 }, [32, 4], [8, 4]),
+        ..DISCRETE
+    },
+    Choice { tile: tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [4, 2]), ..DISCRETE },
     Choice { workgroups: 256, tile: tile(Source::Shared(16), [16, 16], [8, 2]), ..DISCRETE },
     Choice { workgroups: 128, tile: tile(Source::Shared(16), [8, 8], [8, 2]), ..DISCRETE },
     Choice { tile: tile(Source::Shared(16), [8, 8], [4, 1]), ..DISCRETE },
@@ -194,7 +203,11 @@ impl Tile {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn rows(self) -> u32 {
-        if self.source == Source::Lanes { self.rows } else { self.y * self.rows }
+        match self.source {
+            Source::Lanes => self.rows,
+            Source::Cooperative { fragment, .. } => self.y / self.across() * self.fragment_rows(fragment) * fragment,
+            _ => self.y * self.rows,
+        }
     }
 
     /// The columns of a workgroup's tile.
@@ -205,11 +218,30 @@ impl Tile {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn columns(self) -> u32 {
-        4 * self.quads * if self.source == Source::Lanes { self.y } else { self.x }
+        match self.source {
+            Source::Lanes => 4 * self.quads * self.y,
+            Source::Cooperative { fragment, .. } => self.across() * self.quads * fragment,
+            _ => 4 * self.quads * self.x,
+        }
+    }
+
+    /// Quads of a fragment that an invocation owns.
+    fn parts(self, fragment: u32) -> u32 {
+        fragment * fragment / 4 / self.x
+    }
+
+    /// Fragments of a subgroup, one above the other.
+    fn fragment_rows(self, fragment: u32) -> u32 {
+        self.rows / self.parts(fragment)
+    }
+
+    /// Subgroups of a workgroup along the columns of its tile.
+    fn across(self) -> u32 {
+        self.y.min(2)
     }
 
     /// Whether the device can run it, and its class is one that it was made for: `subgroup` and the narrow `direct` are for
-    /// software, barriers for hardware.
+    /// software, barriers for hardware, and `cooperative` for devices with such [matrix units](Gpu::matrix_units).
     ///
     /// ```no_run
     /// # fn candidates(gpu: &double_routing::Gpu) -> Vec<double_routing::kernels::Tile> {
@@ -223,15 +255,31 @@ impl Tile {
             Source::Packed => software && gpu.subgroup_lanes() == Some(self.x) && gpu.packs(),
             Source::Direct => software == (self.x < 32),
             Source::Lanes | Source::Shared(_) => !software,
+            Source::Cooperative { fragment, .. } => {
+                gpu.subgroup_lanes() == Some(self.x) && gpu.matrix_units() == Some(fragment)
+            }
         }
+    }
+
+    /// Whether it multiplies factors of these types: `cooperative` f16 by f16, all others any that a kernel takes.
+    ///
+    /// ```
+    /// use double_routing::{Element, kernels::Tile};
+    /// let tile: Tile = "shared 8x8 8x2 16".parse()?;
+    /// assert!(tile.multiplies(Element::F32, Element::BF16));
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn multiplies(self, a: Element, b: Element) -> bool {
+        !matches!(self.source, Source::Cooperative { .. }) || [a, b] == [Element::F16; 2]
     }
 
     /// The tile for a product; a tuning of the device's has the first say. With `batch_invariant` the number of rows has none.
     pub(crate) fn choose(gpu: &Gpu, sought: Sought, batch_invariant: bool) -> Self {
-        let Sought { rows, columns, products, transposed, packs } = sought;
+        let Sought { rows, columns, products, elements: [a, b], transposed, packs } = sought;
         let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
-        let possible = |tile: Self| tile.suits(gpu) && (packs || tile.source != Source::Packed);
-        if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tile(rows, columns)).filter(|tile| possible(*tile)) {
+        let possible =
+            |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (packs || tile.source != Source::Packed);
+        if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tiles(rows, columns).find(|tile| possible(*tile))) {
             return tile;
         }
         let fits = |choice: &&Choice| {
@@ -239,7 +287,6 @@ impl Tile {
                 && rows <= choice.rows
                 && columns <= choice.columns
                 && choice.transposed.is_none_or(|wanted| wanted == transposed)
-                && choice.packs.is_none_or(|wanted| wanted == packs)
                 && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
                 && possible(choice.tile)
         };
@@ -247,27 +294,42 @@ impl Tile {
         CHOICES.iter().find(fits).map_or(TILES[1], |choice| choice.tile)
     }
 
-    /// `ragged`: its tiles often end before their last row.
-    pub(crate) fn define(self, variant: Variant, ragged: bool) -> Variant {
-        let loops = if ragged && self.source == Source::Subgroup { self.rows / self.x } else { 1 };
-        let variant = variant
-            .word("TILE_SOURCE", if self.source == Source::Packed { "subgroup" } else { self.source_name() })
+    /// The variant of a tile product whose factors, product and rows are such.
+    pub(super) fn variant(self, operands: Operands) -> Variant {
+        let Operands { factors: [a, b], b_transposed, a_gathered, ragged, c_access } = operands;
+        let in_lanes = matches!(self.source, Source::Subgroup | Source::Packed);
+        let loops = if ragged && in_lanes { self.rows / self.x } else { 1 };
+        let variant = Variant::default()
+            .word("TILE_SOURCE", if in_lanes { "subgroup" } else { self.source_name() })
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
             .number("TILE_LOOPS", loops)
             .flag("RAGGED_LOOPS", loops > 1)
-            .number("TILE_QUADS", self.quads);
+            .number("TILE_QUADS", self.quads)
+            .flag("B_TRANSPOSED", b_transposed)
+            .flag("A_GATHERED", a_gathered)
+            .word("a_TYPE", a.0.name())
+            .word("a_ACCESS", a.1)
+            .word("b_TYPE", b.0.name())
+            .word("b_ACCESS", b.1)
+            .word("c_ACCESS", c_access);
+        let loads = |depth| (self.rows() + self.columns()) / 4 * (depth / 4) / (self.x * self.y);
         match self.source {
             Source::Direct | Source::Lanes => variant,
             Source::Subgroup | Source::Packed => variant.number("TILE_ROWS_A_LANE", self.rows / self.x),
-            Source::Shared(depth) => {
-                let blocks = (self.rows() + self.columns()) / 4 * (depth / 4);
-                variant
-                    .number("TILE_DEPTH", depth)
-                    .number("TILE_ROW_QUADS", self.rows / 4)
-                    .number("TILE_LOADS", blocks / (self.x * self.y))
-            }
+            Source::Shared(depth) => variant
+                .number("TILE_DEPTH", depth)
+                .number("TILE_ROW_QUADS", self.rows / 4)
+                .number("TILE_LOADS", loads(depth)),
+            Source::Cooperative { fragment, depth } => variant
+                .number("TILE_DEPTH", depth)
+                .number("TILE_LOADS", loads(depth))
+                .word("TILE_MATRIX", if fragment == 8 { "8x8" } else { "16x16" })
+                .number("TILE_FRAGMENT", fragment)
+                .number("TILE_FRAGMENT_ROWS", self.fragment_rows(fragment))
+                .number("TILE_PARTS", self.parts(fragment))
+                .number("TILE_ACROSS", self.across()),
         }
     }
 
@@ -278,6 +340,7 @@ impl Tile {
             Source::Shared(_) => "shared",
             Source::Subgroup => "subgroup",
             Source::Packed => "packed",
+            Source::Cooperative { .. } => "cooperative",
         }
     }
 
@@ -287,7 +350,17 @@ impl Tile {
             Source::Direct | Source::Subgroup | Source::Packed => MAX_ITERATIONS * 4,
             Source::Lanes => MAX_ITERATIONS * 4 * u64::from(self.x),
             Source::Shared(depth) => MAX_ITERATIONS / u64::from(1 + depth) * u64::from(depth),
+            Source::Cooperative { fragment, depth } => {
+                MAX_ITERATIONS / u64::from(1 + depth / fragment) * u64::from(depth)
+            }
         }
+    }
+
+    /// How it finds A as batches of rows and B as batches of columns, if they are packed.
+    pub(super) fn layouts(self, of_a: [u64; 2], of_b: [u64; 2], depth: u64) -> Option<[Layout; 2]> {
+        let lanes = u64::from(self.x);
+        let layout = |[batches, rows]: [u64; 2], runs| Layout { batches, rows, depth, panel: runs * lanes, runs };
+        (self.source == Source::Packed).then(|| [layout(of_a, 1), layout(of_b, 4)])
     }
 
     fn workgroups(self, rows: u64, columns: u64, batches: u64) -> u64 {
@@ -301,6 +374,7 @@ impl std::fmt::Display for Tile {
         write!(f, "{} {x}x{y} {rows}x{quads}", self.source_name())?;
         match source {
             Source::Shared(depth) => write!(f, " {depth}"),
+            Source::Cooperative { fragment, depth } => write!(f, " {depth} {fragment}"),
             _ => Ok(()),
         }
     }
@@ -341,6 +415,25 @@ params! {
     }
 }
 
+impl Product {
+    /// The same of factors that are packed, each in a texture of its own.
+    pub(super) fn of_packed(self, operation: &'static str, layouts: [Layout; 2]) -> Result<Self> {
+        let [a_stride, b_stride] = layouts.map(Layout::of_panel);
+        let [a_batch, b_batch] = layouts.map(Layout::of_batch);
+        let number = |what, count| shader_u32(operation, what, count);
+        Ok(Self {
+            a_first: 0,
+            a_stride: number("the panels of a", a_stride)?,
+            a_batch: number("the batches of a", a_batch)?,
+            b_first: 0,
+            b_stride: number("the panels of b", b_stride)?,
+            // Batches that share it have none of their own.
+            b_batch: if self.b_batch == 0 { 0 } else { number("the batches of b", b_batch)? },
+            ..self
+        })
+    }
+}
+
 /// C = A·B or A·Bᵀ, batch by batch. The shapes have been checked against each other.
 pub(crate) struct Multiplication<'a> {
     pub operation: &'static str,
@@ -357,6 +450,21 @@ pub(crate) struct Multiplication<'a> {
     pub b_batched: bool,
 }
 
+/// However they were stored.
+pub(super) const PACKED_FACTORS: [Read; 2] = [(Element::F32, "texels"); 2];
+
+/// What a variant of the tile product says besides its tile.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Operands {
+    /// A and B.
+    pub factors: [Read; 2],
+    pub b_transposed: bool,
+    pub a_gathered: bool,
+    /// Tiles often end before their last row.
+    pub ragged: bool,
+    pub c_access: &'static str,
+}
+
 /// What one dispatch does of a multiplication.
 pub(crate) struct Piece<'a> {
     pub product: Product,
@@ -371,8 +479,8 @@ pub(crate) struct Piece<'a> {
     pub column: u64,
     pub columns: u64,
     pub workgroups: u64,
-    a_access: &'static str,
-    b_access: &'static str,
+    factors: [Read; 2],
+    b_transposed: bool,
     c_access: &'static str,
 }
 
@@ -394,24 +502,15 @@ impl Bind for Operand<'_> {
 
 impl Piece<'_> {
     /// The names of the tile product's variant.
-    pub(crate) fn define(&self, multiplication: &Multiplication<'_>, tile: Tile) -> Variant {
-        if tile.source == Source::Packed {
-            return tile.packed_variant(self.c_access);
-        }
-        tile.define(Variant::default(), false)
-            .flag("B_TRANSPOSED", multiplication.transposed)
-            .flag("A_GATHERED", false)
-            .word("a_TYPE", multiplication.a.element().name())
-            .word("a_ACCESS", self.a_access)
-            .word("b_TYPE", multiplication.b.element().name())
-            .word("b_ACCESS", self.b_access)
-            .word("c_ACCESS", self.c_access)
+    pub(crate) fn variant(&self, tile: Tile) -> Variant {
+        let &Self { factors, b_transposed, c_access, .. } = self;
+        tile.variant(Operands { factors, b_transposed, a_gathered: false, ragged: false, c_access })
     }
 }
 
 /// The textures that a product's factors are packed into, which its pieces use one after the other.
 #[derive(Debug, Default)]
-struct Packing([Option<Packed>; 2]);
+pub(super) struct Packing([Option<Packed>; 2]);
 
 /// A texture, and which part of a factor it holds: from which element on, in which layout.
 #[derive(Debug)]
@@ -422,18 +521,34 @@ struct Packed {
 }
 
 impl Packing {
-    /// The factor of this number, packed: by a step of `before`, unless the texture holds it already.
-    fn pack<'a>(
+    /// The parts of A and B from these elements on, packed: by steps of `before`, unless the textures hold them already.
+    pub fn pack<'a>(
         &mut self,
         gpu: &Gpu,
-        factor: usize,
+        sources: [pack::Source<'_>; 2],
+        firsts: [u64; 2],
+        layouts: [Layout; 2],
+        before: &mut Plan,
+    ) -> Result<[Operand<'a>; 2]> {
+        let [a, b] = sources;
+        let [of_a, of_b] = &mut self.0;
+        Ok([
+            Packed::hold(of_a, gpu, "a", a, firsts[0], layouts[0], before)?,
+            Packed::hold(of_b, gpu, "b", b, firsts[1], layouts[1], before)?,
+        ])
+    }
+}
+
+impl Packed {
+    fn hold<'a>(
+        held: &mut Option<Self>,
+        gpu: &Gpu,
+        name: &str,
         source: pack::Source<'_>,
         first: u64,
         layout: Layout,
         before: &mut Plan,
     ) -> Result<Operand<'a>> {
-        let name = ["a", "b"][factor];
-        let held = &mut self.0[factor];
         if let Some(packed) = held.as_ref().filter(|packed| packed.first == first && packed.layout == layout) {
             return Ok(Operand::Packed(packed.texels.clone()));
         }
@@ -448,7 +563,7 @@ impl Packing {
         if layout.texels() > 0 {
             before.push(pack::pack(gpu, name, source, layout, &texels)?);
         }
-        *held = Some(Packed { texels: texels.clone(), first, layout });
+        *held = Some(Self { texels: texels.clone(), first, layout });
         Ok(Operand::Packed(texels))
     }
 }
@@ -468,7 +583,8 @@ impl Multiplication<'_> {
     /// The tile it is computed by.
     pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
         let (rows, columns, transposed) = (self.rows, self.columns, self.transposed);
-        Tile::choose(gpu, Sought { rows, columns, products: 1, transposed, packs: true }, batch_invariant)
+        let elements = [self.a.element(), self.b.element()];
+        Tile::choose(gpu, Sought { rows, columns, products: 1, elements, transposed, packs: true }, batch_invariant)
     }
 
     /// Into how many parts of which depth the sum is cut, so that enough workgroups share it, if it is: where all of it is one
@@ -609,11 +725,8 @@ impl Multiplication<'_> {
 
     /// How the factors of a block are packed, if they are.
     fn layouts(&self, tile: Tile, block: &Block, depth: u64) -> Option<[Layout; 2]> {
-        let lanes = u64::from(tile.x);
-        let a = Layout { batches: block.batches, rows: block.rows, depth, panel: lanes, runs: 1 };
         let batches = if self.b_batched { block.batches } else { 1 };
-        let b = Layout { batches, rows: block.columns, depth, panel: 4 * lanes, runs: 4 };
-        (tile.source == Source::Packed).then_some([a, b])
+        tile.layouts([block.batches, block.rows], [batches, block.columns], depth)
     }
 
     /// The product over `depth` of k from `k` on.
@@ -670,7 +783,7 @@ impl Multiplication<'_> {
         let strides = [[self.depth, a_batch, depth], [b_stride, b_batch, b_columns]];
         let elements = [self.a.element(), self.b.element()];
         let mut before = Plan::default();
-        let (a, b, [a_access, b_access], product) = if let Some(layouts) = self.layouts(tile, block, depth) {
+        let (a, b, factors, product) = if let Some(layouts) = self.layouts(tile, block, depth) {
             let source = |bound, factor: usize, transposed| pack::Source {
                 bound,
                 element: elements[factor],
@@ -678,24 +791,13 @@ impl Multiplication<'_> {
                 batch: strides[factor][1],
                 transposed,
             };
-            let a = packing.pack(gpu, 0, source(a, 0, false), a_first, layouts[0], &mut before)?;
-            let b = packing.pack(gpu, 1, source(b, 1, !self.transposed), b_first, layouts[1], &mut before)?;
-            let [a_stride, b_stride] = layouts.map(Layout::of_panel);
-            let [a_batch, b_batch] = layouts.map(Layout::of_batch);
-            let product = Product {
-                a_first: 0,
-                a_stride: number("the panels of a", a_stride)?,
-                a_batch: number("the batches of a", a_batch)?,
-                b_first: 0,
-                b_stride: number("the panels of b", b_stride)?,
-                b_batch: number("the batches of b", if self.b_batched { b_batch } else { 0 })?,
-                ..product
-            };
-            (a, b, ["texels"; 2], product)
+            let sources = [source(a, 0, false), source(b, 1, !self.transposed)];
+            let [a, b] = packing.pack(gpu, sources, [a_first, b_first], layouts, &mut before)?;
+            (a, b, PACKED_FACTORS, product.of_packed(operation, layouts)?)
         } else {
             let factor = |bound, factor: usize| Factor { bound, element: elements[factor], strides: &strides[factor] };
-            let accesses = factor_accesses(gpu, [factor(&mut a, 0), factor(&mut b, 1)]);
-            (Operand::Stored(a), Operand::Stored(b), accesses, product)
+            let factors = factor_reads(gpu, [factor(&mut a, 0), factor(&mut b, 1)]);
+            (Operand::Stored(a), Operand::Stored(b), factors, product)
         };
         let c_access = store_access(&c, self.c.element(), &[self.columns, c_batch, block.columns]);
         Ok(Piece {
@@ -709,8 +811,8 @@ impl Multiplication<'_> {
             b,
             c,
             before,
-            a_access,
-            b_access,
+            factors,
+            b_transposed: self.transposed || tile.source == Source::Packed,
             c_access,
         })
     }
@@ -728,39 +830,19 @@ pub(crate) fn path_variants() -> Vec<Variant> {
 }
 
 impl Tile {
-    /// What packed factors were stored as, and how, no longer matters.
-    fn packed_variant(self, c_access: &'static str) -> Variant {
-        self.define(Variant::default(), false)
-            .flag("B_TRANSPOSED", true)
-            .flag("A_GATHERED", false)
-            .word("a_TYPE", Element::F32.name())
-            .word("a_ACCESS", "texels")
-            .word("b_TYPE", Element::F32.name())
-            .word("b_ACCESS", "texels")
-            .word("c_ACCESS", c_access)
-    }
-
-    /// Only tiles for software read in words of 64 bits.
     fn variants(self, b_transposed: bool, a_gathered: bool, ragged: bool) -> Vec<Variant> {
-        if self.source == Source::Packed {
-            return super::STORE_ACCESSES.iter().filter(|_| !ragged).map(|c| self.packed_variant(c)).collect();
-        }
-        let wide = self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32);
+        let mut factors: Vec<[Read; 2]> = if self.source == Source::Packed {
+            // However B was stored, it is packed transposed.
+            if b_transposed { vec![PACKED_FACTORS] } else { vec![] }
+        } else {
+            // Only tiles for software read in words of 64 bits.
+            factor_variants(self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32))
+        };
+        factors.retain(|[a, b]| self.multiplies(a.0, b.0));
         let mut variants = Vec::new();
-        for [a_type, b_type] in factor_types() {
-            for [a, b] in factor_variants(a_type, b_type, wide) {
-                for c in super::STORE_ACCESSES {
-                    variants.push(
-                        self.define(Variant::default(), ragged)
-                            .flag("B_TRANSPOSED", b_transposed)
-                            .flag("A_GATHERED", a_gathered)
-                            .word("a_TYPE", a_type.name())
-                            .word("a_ACCESS", a)
-                            .word("b_TYPE", b_type.name())
-                            .word("b_ACCESS", b)
-                            .word("c_ACCESS", c),
-                    );
-                }
+        for factors in factors {
+            for c_access in super::STORE_ACCESSES {
+                variants.push(self.variant(Operands { factors, b_transposed, a_gathered, ragged, c_access }));
             }
         }
         variants

@@ -47,7 +47,12 @@ impl Tuning {
     /// assert_eq!(double_routing::kernels::Tuning::default().tile(1, 1), None);
     /// ```
     pub fn tile(&self, rows: u64, columns: u64) -> Option<Tile> {
-        self.0.iter().find(|row| rows <= row.rows && columns <= row.columns).map(|row| row.tile)
+        self.tiles(rows, columns).next()
+    }
+
+    /// Those of all rows that fit.
+    pub(crate) fn tiles(&self, rows: u64, columns: u64) -> impl Iterator<Item = Tile> {
+        self.0.iter().filter(move |row| rows <= row.rows && columns <= row.columns).map(|row| row.tile)
     }
 }
 

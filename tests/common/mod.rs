@@ -33,13 +33,13 @@ const BACKENDS: &[(&str, wgpu::Backends)] = if cfg!(target_os = "macos") {
     &[("vulkan", wgpu::Backends::VULKAN), ("gl", wgpu::Backends::GL)]
 };
 
-/// The adapters that the tests run on, whatever hardware or software serves them. A backend that is missing fails the test
+/// The adapters that the tests run on, whatever hardware or software serves them, with their matrix units. A backend that is missing fails the test
 /// unless `DOUBLE_ROUTING_WITHOUT` names it (`gl`, or `vulkan,gl`).
 pub fn gpus() -> Vec<Gpu> {
     let excused = std::env::var("DOUBLE_ROUTING_WITHOUT").unwrap_or_default();
     let mut gpus = Vec::new();
     for (name, backend) in BACKENDS {
-        match pollster::block_on(Gpu::open(&AdapterChoice::default().backends(*backend))) {
+        match pollster::block_on(Gpu::open(&AdapterChoice::default().backends(*backend).experimental())) {
             Ok(gpu) => {
                 println!("on {} ({}, {})", gpu.info().name, gpu.info().backend, gpu.info().driver_info);
                 gpus.push(gpu);
@@ -57,9 +57,11 @@ pub fn any_gpu() -> Gpu {
 }
 
 /// Runs every case of a kernel on every adapter, in its own configurations and in those for hardware: a discrete GPU's, and on the first
-/// adapter also an integrated one's (the heavy cases in its own only). `CASE=part-of-a-name` runs only the cases whose names contain it.
+/// adapter also an integrated one's (the heavy cases in its own only). `CASE=part-of-a-name` runs only the cases whose names contain it;
+/// `FIRST_FAILURE=1` ends with the first that fails.
 pub fn run_cases(kernel: &str) {
     let wanted = std::env::var("CASE").unwrap_or_default();
+    let first_only = std::env::var_os("FIRST_FAILURE").is_some();
     let mut failures = Vec::new();
     for (number, gpu) in gpus().into_iter().enumerate() {
         for class in AdapterClass::ALL {
@@ -79,7 +81,8 @@ pub fn run_cases(kernel: &str) {
                 match wait(&gpu, case.run(&gpu)) {
                     Ok(outcome) if outcome.passed() => {}
                     other => {
-                        failures.push(format!("{} on {} as {class:?}: {other:?}", case.name(), gpu.info().backend))
+                        failures.push(format!("{} on {} as {class:?}: {other:?}", case.name(), gpu.info().backend));
+                        assert!(!first_only, "{} failed first", failures[0]);
                     }
                 }
             }

@@ -16,6 +16,8 @@ pub enum Spec {
         columns: usize,
         depth: usize,
         transposed: bool,
+        /// Of the factors.
+        element: Element,
     },
     Route {
         rows: usize,
@@ -51,8 +53,9 @@ pub enum Spec {
         layer: Layer,
         one_in: usize,
     },
-    /// A mixture of experts that are chosen as DeepSeek-V3's are.
+    /// A mixture of experts.
     Moe {
+        router: RouterConfig,
         tokens: usize,
         features: usize,
         width: usize,
@@ -111,7 +114,14 @@ const DECODE: Layer = Layer::square(1, 16, 768, 256);
 impl Spec {
     /// Everything there is to measure.
     pub fn all() -> Vec<Self> {
-        let matmul = |[rows, columns, depth]: [usize; 3], transposed| Self::Matmul { rows, columns, depth, transposed };
+        let typed = |[rows, columns, depth]: [usize; 3], transposed, element| Self::Matmul {
+            rows,
+            columns,
+            depth,
+            transposed,
+            element,
+        };
+        let matmul = |sizes, transposed| typed(sizes, transposed, Element::F32);
         let square = |size| [size, size, size];
         let mut specs = Vec::new();
         for transposed in [true, false] {
@@ -128,6 +138,7 @@ impl Spec {
             [64, 64, 65536],
         ];
         specs.extend(sizes.map(|size| matmul(size, true)));
+        specs.extend([1024, 2048].map(|size| typed(square(size), true, Element::F16)));
         specs.extend(LAYERS.map(|layer| Self::Route {
             rows: layer.rows(),
             columns: layer.dimensions.output,
@@ -146,9 +157,11 @@ impl Spec {
         specs.push(Self::Select { rows: 4096, columns: 1024, count: 32 });
         specs.push(Self::Router { tokens: 4096 });
         specs.extend([8, 4, 2].map(|one_in| Self::Selecting { layer: LAYERS[2], one_in }));
-        // The experts' products alone, as one.
+        // The experts' products alone, as one; with many experts, of a few rows each, and with few.
         specs.push(matmul([4096, 384, 512], true));
-        specs.extend([512, 1].map(|tokens| Self::Moe { tokens, features: 512, width: 128 }));
+        specs.extend([512, 1].map(|tokens| Self::Moe { router: ROUTER, tokens, features: 512, width: 128 }));
+        specs.push(matmul([2048, 1536, 512], true));
+        specs.push(Self::Moe { router: RouterConfig::mixtral(), tokens: 1024, features: 512, width: 512 });
         specs
     }
 
@@ -185,7 +198,10 @@ impl Spec {
     /// forward.
     fn elements(&self) -> (Vec<usize>, usize) {
         match *self {
-            Self::Matmul { rows, columns, depth, .. } => (vec![rows * depth, columns * depth], rows * columns),
+            // In words of 32 bits.
+            Self::Matmul { rows, columns, depth, element, .. } => {
+                ([rows, columns].map(|count| count * depth * element.bytes() / 4).to_vec(), rows * columns)
+            }
             Self::Route { rows, columns, depth } => {
                 (vec![rows * depth, columns * depth, rows, columns, columns], rows * columns)
             }
@@ -212,9 +228,13 @@ impl Spec {
         };
         let y = |shape: &[usize]| Tensor::f32(&operands.output, shape);
         let (flops, plan) = match *self {
-            Self::Matmul { rows, columns, depth, transposed } => {
+            Self::Matmul { rows, columns, depth, transposed, element } => {
                 let b = if transposed { [columns, depth] } else { [depth, columns] };
-                let mut matmul = Matmul::new(x(0, &[rows, depth]), x(1, &b), y(&[rows, columns]));
+                // The halves of these f32, taken for f16, are finite too.
+                let factor = |place: usize, shape: &[usize]| {
+                    Tensor::new(&operands.input, element, shape).offset(4 * Operands::starts(&read)[place] as u64)
+                };
+                let mut matmul = Matmul::new(factor(0, &[rows, depth]), factor(1, &b), y(&[rows, columns]));
                 if transposed {
                     matmul = matmul.transposed();
                 }
@@ -258,9 +278,9 @@ impl Spec {
                 // Every token is scored, the selected are multiplied.
                 (2 * layer.rows() * input + 2 * layer.batch * count * input * output, forward)
             }
-            Self::Moe { tokens, features, width } => {
-                let RouterConfig { paths, per_token, .. } = ROUTER;
-                let block = MoeFeedForward::new(gpu, &experts(features, width)?, ROUTER)?;
+            Self::Moe { router, tokens, features, width } => {
+                let RouterConfig { paths, per_token, .. } = router;
+                let block = MoeFeedForward::new(gpu, &experts(paths, features, width)?, router)?;
                 let forward = block.forward(x(0, &[tokens, features])).output(y(&[tokens, features])).plan()?;
                 let chosen = (tokens * per_token).min(paths);
                 traffic.read += 4 * (paths * features + 3 * chosen * features * width) as u64;
@@ -284,8 +304,9 @@ impl Spec {
 impl std::fmt::Display for Spec {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Matmul { rows, columns, depth, transposed } => {
-                write!(f, "matmul {rows}x{columns}x{depth}{}", if *transposed { " bt" } else { "" })
+            Self::Matmul { rows, columns, depth, transposed, element } => {
+                let element = if *element == Element::F32 { String::new() } else { format!(" {element}") };
+                write!(f, "matmul {rows}x{columns}x{depth}{element}{}", if *transposed { " bt" } else { "" })
             }
             Self::Route { rows, columns, depth } => write!(f, "route {rows}x{columns}x{depth}"),
             Self::Attend { rows, depth } => write!(f, "attend {rows}x{depth}"),
@@ -293,8 +314,8 @@ impl std::fmt::Display for Spec {
             Self::Select { rows, columns, count } => write!(f, "select {rows}x{columns} k={count}"),
             Self::Router { tokens } => write!(f, "router {tokens}x{} e={} in groups", ROUTER.paths, ROUTER.per_token),
             Self::Selecting { layer, one_in } => write!(f, "forward {layer} folded selecting 1/{one_in}"),
-            Self::Moe { tokens, features, width } => {
-                write!(f, "moe {tokens}x{features} {} of {} width={width}", ROUTER.per_token, ROUTER.paths)
+            Self::Moe { router, tokens, features, width } => {
+                write!(f, "moe {tokens}x{features} {} of {} width={width}", router.per_token, router.paths)
             }
             Self::Forward { layer, plan, batch_invariant } => {
                 let plan = if *plan == PlanKind::Folded { "folded" } else { "as written" };
@@ -304,7 +325,7 @@ impl std::fmt::Display for Spec {
     }
 }
 
-/// The router that is measured.
+/// The router that is measured by itself.
 const ROUTER: RouterConfig = RouterConfig::deepseek_v3();
 
 /// What runs a work.
@@ -411,8 +432,7 @@ fn weights(dimensions: Dimensions) -> Result<Weights> {
 }
 
 /// Weights of a mixture of experts that get about as many tokens each.
-fn experts(features: usize, width: usize) -> Result<MoeWeights> {
-    let paths = ROUTER.paths;
+fn experts(paths: usize, features: usize, width: usize) -> Result<MoeWeights> {
     // Not all from the start of one sequence: experts that are alike would be chosen alike.
     let all = sixty_fourths(paths * features * (1 + 3 * width));
     let (gate, rest) = all.split_at(paths * features);

@@ -48,11 +48,11 @@ impl Named {
     /// How far from what fits most devices and most callers: what it needs of the device, then the additions it has, the
     /// storage types that must be unpacked, and the operands that are read element by element.
     fn plainness(&self) -> [usize; 4] {
-        let Features { subgroups, int64, .. } = Features::of(&self.text);
+        let Features { subgroups, int64, matrices, .. } = Features::of(&self.text);
         let count =
             |what: &dyn Fn(&str, &str) -> bool| self.values.iter().filter(|(name, value)| what(name, value)).count();
         [
-            usize::from(subgroups) + usize::from(int64),
+            usize::from(subgroups) + usize::from(int64) + usize::from(matrices),
             count(&|_, value| value == "true"),
             count(&|name, value| name.ends_with("_TYPE") && value != "f32"),
             count(&|name, value| name.ends_with("_ACCESS") && value != "quads"),
@@ -61,7 +61,7 @@ impl Named {
 
     /// The names and values that say what is computed, not how it is shared out.
     fn meaning(&self) -> Vec<&(String, String)> {
-        const HOW: [&str; 2] = ["LANES_BY", "TILE_SOURCE"];
+        const HOW: [&str; 3] = ["LANES_BY", "TILE_SOURCE", "TILE_MATRIX"];
         let word = |value: &str| value.parse::<u32>().is_err() && value.parse::<bool>().is_err();
         let storage = |name: &str| name.ends_with("_TYPE") || name.ends_with("_ACCESS");
         let means = |(name, value): &&(String, String)| word(value) && !storage(name) && !HOW.contains(&name.as_str());

@@ -52,6 +52,11 @@ impl Target {
     /// Why it has nothing for a variant with these needs, where that is so.
     pub const fn lacks(self, features: Features) -> Option<&'static str> {
         match self {
+            Self::Wgsl if features.matrices => Some("cooperative matrices, which are naga's addition to WGSL"),
+            Self::Msl if features.matrices => {
+                Some("cooperative matrices, which naga loads for Metal element by element only")
+            }
+            Self::Hlsl | Self::Glsl if features.matrices => Some("cooperative matrices, which wgpu has not there"),
             Self::Wgsl if features.int64 => Some("64-bit integers, which are naga's addition to WGSL"),
             Self::Wgsl if matches!(features.unseen, Unseen::Barriers) => {
                 Some("barriers in loops that WGSL cannot see to be uniform, which naga lets pass")
@@ -111,6 +116,8 @@ impl Language {
 pub struct Features {
     pub subgroups: bool,
     pub int64: bool,
+    /// Cooperative matrices, and f16 as a type of values.
+    pub matrices: bool,
     unseen: Unseen,
 }
 
@@ -137,11 +144,12 @@ impl Features {
         } else {
             Unseen::Nothing
         };
-        Self { subgroups: has("=subgroup"), int64: has("=wide_"), unseen }
+        let matrices = has("=cooperative");
+        Self { subgroups: matrices || has("=subgroup"), int64: has("=wide_"), matrices, unseen }
     }
 
     pub fn names(self) -> Vec<&'static str> {
-        [(self.subgroups, "subgroups"), (self.int64, "64-bit integers")]
+        [(self.subgroups, "subgroups"), (self.int64, "64-bit integers"), (self.matrices, "cooperative matrices")]
             .into_iter()
             .filter_map(|(needs, name)| needs.then_some(name))
             .collect()
@@ -165,6 +173,7 @@ impl Shader {
         let mut capabilities = Capabilities::empty();
         capabilities.set(Capabilities::SUBGROUP, features.subgroups);
         capabilities.set(Capabilities::SHADER_INT64, features.int64);
+        capabilities.set(Capabilities::COOPERATIVE_MATRIX | Capabilities::SHADER_FLOAT16, features.matrices);
         let info = Validator::new(ValidationFlags::all(), capabilities)
             .subgroup_stages(ShaderStages::COMPUTE)
             .subgroup_operations(SubgroupOperationSet::all())
@@ -287,6 +296,15 @@ impl Shader {
         }
         if self.features.int64 {
             capabilities.push(spv::Capability::Int64);
+        }
+        if self.features.matrices {
+            capabilities.extend([
+                spv::Capability::CooperativeMatrixKHR,
+                spv::Capability::VulkanMemoryModel,
+                spv::Capability::Float16,
+                spv::Capability::StorageBuffer16BitAccess,
+                spv::Capability::UniformAndStorageBuffer16BitAccess,
+            ]);
         }
         let numbered: Vec<_> = (0..).zip(resources).map(|(number, resource)| (resource.binding, number)).collect();
         let options = spv::Options {
