@@ -405,7 +405,8 @@ impl Gpu {
         Self::open_adapter(adapter, features, Self::useful_limits(adapter)).await
     }
 
-    /// Opens a device of its own on this adapter, with these features and limits. With an experimental one, kernels use it.
+    /// Opens a device of its own on this adapter, with these features and limits. Of experimental ones it may have
+    /// [`Gpu::experimental_features`].
     ///
     /// # Errors
     /// [`Error::Device`] where the adapter refuses them.
@@ -418,9 +419,10 @@ impl Gpu {
     /// # }
     /// ```
     pub async fn open_adapter(adapter: &wgpu::Adapter, features: wgpu::Features, limits: wgpu::Limits) -> Result<Self> {
-        let experimental_features = if features.intersects(wgpu::Features::all_experimental_mask()) {
-            // SAFETY: what may go wrong is said of each such feature; of the crate's kernels only those with cooperative matrices use
-            // one, in uniform control flow, and on workgroup memory alone, whose bounds are constants.
+        let experimental = features & wgpu::Features::all_experimental_mask();
+        let experimental_features = if experimental == wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX {
+            // SAFETY: the crate's kernels use cooperative matrices in uniform control flow, on workgroup memory alone and within its
+            // bounds, which are constants.
             unsafe { wgpu::ExperimentalFeatures::enabled() }
         } else {
             wgpu::ExperimentalFeatures::disabled()

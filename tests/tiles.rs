@@ -9,9 +9,10 @@
 
 mod common;
 
-use common::{gpus, storage, wait};
+use common::{on_each, storage, wait};
 use double_routing::{
     AdapterClass, Element, Gpu, Tensor,
+    check::Case,
     kernels::{Matmul, Tile, Tuning},
 };
 
@@ -37,30 +38,37 @@ fn every_tile_agrees_with_the_reference() {
     let mut cases = double_routing::check::cases();
     cases.retain(|case| CASES.contains(&case.name()));
     assert_eq!(cases.len(), CASES.len());
-    let mut unseen: Vec<_> = Tile::all().map(|tile| tile.to_string()).collect();
-    for gpu in gpus() {
-        for class in [AdapterClass::Software, AdapterClass::Discrete] {
-            let untuned = gpu.with_class(class);
-            for tile in Tile::all() {
-                let gpu = untuned.with_tuning(only(tile));
-                let there = workgroups(&gpu, [130, 300]);
-                if !tile.suits(&untuned) {
-                    assert_eq!(there, workgroups(&untuned, [130, 300]), "{tile} as {class:?}");
-                    continue;
-                }
-                unseen.retain(|name| *name != tile.to_string());
-                assert_eq!(there, 130u32.div_ceil(tile.rows()) * 300u32.div_ceil(tile.columns()), "{tile}");
-                let half_only = !tile.multiplies(Element::F32, Element::F32);
-                for case in cases.iter().filter(|case| case.name().contains(" f16 ") == half_only) {
-                    let outcome = wait(&gpu, case.run(&gpu)).expect("an outcome");
-                    assert!(outcome.passed(), "{} by {tile} on {}: {outcome:?}", case.name(), gpu.info().backend);
-                }
-            }
-        }
-    }
+    let cases = &cases;
+    let seen = on_each(|_, gpu| {
+        let classes = [AdapterClass::Software, AdapterClass::Discrete];
+        classes.into_iter().flat_map(|class| judge_tiles(&gpu.with_class(class), cases)).collect::<Vec<_>>()
+    });
+    let seen = seen.concat();
+    let unseen: Vec<_> = Tile::all().map(|tile| tile.to_string()).filter(|tile| !seen.contains(tile)).collect();
     // Those for subgroups of a size, or for matrix units, that none of these adapters has.
     let rare = |tile: &String| ["subgroup", "packed", "cooperative"].iter().any(|source| tile.starts_with(source));
     assert!(unseen.iter().all(rare), "{unseen:?}");
+}
+
+/// The tiles that suit the device, with each of which all cases are run.
+fn judge_tiles(untuned: &Gpu, cases: &[Case]) -> Vec<String> {
+    let mut suitable = Vec::new();
+    for tile in Tile::all() {
+        let gpu = untuned.with_tuning(only(tile));
+        let there = workgroups(&gpu, [130, 300]);
+        if !tile.suits(untuned) {
+            assert_eq!(there, workgroups(untuned, [130, 300]), "{tile} as {:?}", untuned.class());
+            continue;
+        }
+        suitable.push(tile.to_string());
+        assert_eq!(there, 130u32.div_ceil(tile.rows()) * 300u32.div_ceil(tile.columns()), "{tile}");
+        let half_only = !tile.multiplies(Element::F32, Element::F32);
+        for case in cases.iter().filter(|case| case.name().contains(" f16 ") == half_only) {
+            let outcome = wait(&gpu, case.run(&gpu)).expect("an outcome");
+            assert!(outcome.passed(), "{} by {tile} on {}: {outcome:?}", case.name(), gpu.info().backend);
+        }
+    }
+    suitable
 }
 
 fn only(tile: Tile) -> Tuning {

@@ -9,6 +9,7 @@
 //     wide_quads     the same in words of 64 bits: software drivers load word by word for each lane, whatever its width;
 //     wide_pairs     f32 at any place in words of 64 bits, of which a quad touches two or three;
 //     elements       each element by itself;
+//     half_quads     as quads, half_elements as elements, of f16 that stay f16;
 //     texels         as pack.wgsl laid it out in a texture (f32 now, whatever it was stored as).
 
 //#if OPERAND_ACCESS == quads
@@ -34,6 +35,26 @@ alias OPERAND_word = f32;
 //#else
 alias OPERAND_word = u32;
 //#endif
+//#endif
+
+//#if OPERAND_ACCESS == half_quads
+alias OPERAND_word = vec4<f16>;
+
+fn OPERAND_quad(first: u32, valid: u32) -> vec4<f16> {
+    return OPERAND[first >> 2u];
+}
+//#endif
+//#if OPERAND_ACCESS == half_elements
+alias OPERAND_word = f16;
+
+fn OPERAND_quad(first: u32, valid: u32) -> vec4<f16> {
+    var quad = vec4<f16>();
+    if valid > 0u { quad.x = OPERAND[first]; }
+    if valid > 1u { quad.y = OPERAND[first + 1u]; }
+    if valid > 2u { quad.z = OPERAND[first + 2u]; }
+    if valid > 3u { quad.w = OPERAND[first + 3u]; }
+    return quad;
+}
 //#endif
 
 //#if OPERAND_ACCESS == wide_quads || OPERAND_ACCESS == wide_pairs

@@ -20,9 +20,9 @@ enable wgpu_cooperative_matrix;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
 //             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels both
 //             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns;
-//   cooperative  the workgroup stages as in `shared`, but f16 as f16, and each of its TILE_Y subgroups, of TILE_X invocations, multiplies
-//             fragments of TILE_FRAGMENT × TILE_FRAGMENT in the device's matrix units, which add in f32 (A and B of f16).
-//             The sums go through workgroup memory to the invocations that own them.
+//   cooperative  A and B are of f16: the workgroup stages them as they are, TILE_DEPTH of k at a time, and each of its TILE_Y subgroups,
+//             of TILE_X invocations, multiplies fragments of TILE_FRAGMENT × TILE_FRAGMENT in the device's matrix units,
+//             which add in f32. The sums go through workgroup memory to the invocations that own them.
 // Otherwise invocation (x, y) owns rows y·TILE_ROWS + r and the column quads x + q·TILE_X: neighbours in x touch
 // neighbouring quads. Accumulators are indexed by constants (//#for), so that compilers keep them apart.
 //
@@ -244,6 +244,7 @@ fn a_start(place: TilePlace, row: u32) -> u32 {
     return place.a_first + a_index(place, row) * place.a_stride;
 }
 
+//#if TILE_SOURCE != cooperative
 fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
     return a_quad(start + k, place.depth - k);
 }
@@ -288,6 +289,7 @@ fn b_row(place: TilePlace, start: u32, k: u32, n: u32) -> vec4<f32> {
 }
 //#endif
 //#endif
+//#endif
 
 // The sum over the k before this dispatch's: 0 at the start, else what C holds. A C of 16 bits never holds part of a sum.
 fn tile_start(place: TilePlace) -> Accumulators {
@@ -318,25 +320,175 @@ fn tile_c(place: TilePlace, row: u32, column: u32) -> u32 {
     return place.c_first + row * params.product.c_stride + column;
 }
 
-//#if TILE_SOURCE == shared || TILE_SOURCE == cooperative
-const TILE_DEPTH: u32 = 16u;
-const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
-// The 4 × 4 blocks that an invocation fetches for a stage.
-const TILE_LOADS: u32 = 2u;
-//#if TILE_SOURCE == shared
-// Quads of rows of an invocation.
-const TILE_ROW_QUADS: u32 = 2u;
-// Quads of rows of A, then quads of columns of B, that a stage has for each k.
-const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u;
-alias TileStaged = vec4<f32>;
+//#if TILE_SOURCE == cooperative
+//#if TILE_MATRIX == 8x8
+alias TileMatrixA = coop_mat8x8<f16, A>;
+alias TileMatrixB = coop_mat8x8<f16, B>;
+alias TileMatrixC = coop_mat8x8<f32, C>;
 //#else
-// Two more, so that the rows of a fragment do not all start in the same bank of the memory, but at multiples of 16 bytes.
-const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u + 2u;
-alias TileStaged = vec4<f16>;
+alias TileMatrixA = coop_mat16x16<f16, A>;
+alias TileMatrixB = coop_mat16x16<f16, B>;
+alias TileMatrixC = coop_mat16x16<f32, C>;
 //#endif
 
+const TILE_FRAGMENT_QUADS: u32 = TILE_FRAGMENT * TILE_FRAGMENT / 4u;
+
+// A fragment of each subgroup, row-major, on its way from the matrix units to the invocations or back.
+var<workgroup> fragments: array<vec4<f32>, TILE_Y * TILE_FRAGMENT_QUADS>;
+
+const TILE_DEPTH: u32 = 16u;
+const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
+const TILE_N_QUADS: u32 = TILE_N / 4u;
+// The quads of A and of B that an invocation fetches for a stage.
+const TILE_A_LOADS: u32 = 2u;
+const TILE_B_LOADS: u32 = 2u;
+
+// The stage has both as they are stored, each row two quads longer: rows then start at multiples of 16 bytes, but those of a
+// fragment not all in the same bank of the memory.
+const TILE_A_WIDTH: u32 = TILE_K_QUADS + 2u;
+var<workgroup> stage_a: array<vec4<f16>, TILE_M * TILE_A_WIDTH>;
+//#if B_TRANSPOSED
+const TILE_B_WIDTH: u32 = TILE_K_QUADS + 2u;
+var<workgroup> stage_b: array<vec4<f16>, TILE_N * TILE_B_WIDTH>;
+//#else
+const TILE_B_WIDTH: u32 = TILE_N_QUADS + 2u;
+var<workgroup> stage_b: array<vec4<f16>, TILE_DEPTH * TILE_B_WIDTH>;
+//#endif
+
+// Quad i of a stage of A, of the row that starts there, where the stage begins at k; 0 past the end of k.
+fn a_fetch(place: TilePlace, i: u32, start: u32, k: u32) -> vec4<f16> {
+    let at = k + (i % TILE_K_QUADS) * 4u;
+    if at >= place.depth {
+        return vec4<f16>();
+    }
+    return a_quad(start + at, place.depth - at);
+}
+
+// The same of B: a quad of k of a column, or of columns of a k.
+fn b_fetch(place: TilePlace, i: u32, k: u32) -> vec4<f16> {
+//#if B_TRANSPOSED
+    let at = k + (i % TILE_K_QUADS) * 4u;
+    if at >= place.depth {
+        return vec4<f16>();
+    }
+    // Columns past the end are the last one, and their products are never stored.
+    let column = min(place.column + i / TILE_K_QUADS, place.columns - 1u);
+    return b_quad(place.b_first + column * place.b_stride + at, place.depth - at);
+//#else
+    let at = k + i / TILE_N_QUADS;
+    let column = place.column + (i % TILE_N_QUADS) * 4u;
+    if at >= place.depth || column >= place.columns {
+        return vec4<f16>();
+    }
+    return b_quad(place.b_first + at * place.b_stride + column, place.columns - column);
+//#endif
+}
+
+// Adds A·B over all of depth, which is place.depth, to the accumulators.
+fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
+    let invocation = place.y * TILE_X + place.x;
+    let fragment = place.y * TILE_FRAGMENT_QUADS;
+    var products: array<TileMatrixC, TILE_FRAGMENT_ROWS * TILE_QUADS>;
+//#if c_ACCESS != words
+    if params.product.continues == 1u {
+//#for I in TILE_FRAGMENT_ROWS
+//#for Q in TILE_QUADS
+//#for P in TILE_PARTS
+        fragments[fragment + P * TILE_X + place.x] = (*sums)[(I * TILE_PARTS + P) * TILE_QUADS + Q];
+//#endfor
+        workgroupBarrier();
+        products[I * TILE_QUADS + Q] = coopLoadT<TileMatrixC>(&fragments[fragment], TILE_FRAGMENT / 4u);
+        workgroupBarrier();
+//#endfor
+//#endfor
+    }
+//#endif
+    // The subgroup's rows and columns within the tile.
+    let of_a = place.y / TILE_ACROSS * TILE_FRAGMENT_ROWS * TILE_FRAGMENT;
+    let of_b = place.y % TILE_ACROSS * TILE_QUADS * TILE_FRAGMENT;
+    var starts: array<u32, TILE_A_LOADS>;
+    var next_a: array<vec4<f16>, TILE_A_LOADS>;
+    var next_b: array<vec4<f16>, TILE_B_LOADS>;
+//#for L in TILE_A_LOADS
+    starts[L] = a_start(place, place.row + (invocation + L * TILE_X * TILE_Y) / TILE_K_QUADS);
+    next_a[L] = a_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], 0u);
+//#endfor
+//#for L in TILE_B_LOADS
+    next_b[L] = b_fetch(place, invocation + L * TILE_X * TILE_Y, 0u);
+//#endfor
+    for (var k = 0u; k < depth; k += TILE_DEPTH) {
+//#for L in TILE_A_LOADS
+        {
+            let i = invocation + L * TILE_X * TILE_Y;
+            stage_a[i / TILE_K_QUADS * TILE_A_WIDTH + i % TILE_K_QUADS] = next_a[L];
+        }
+//#endfor
+//#for L in TILE_B_LOADS
+        {
+            let i = invocation + L * TILE_X * TILE_Y;
+//#if B_TRANSPOSED
+            stage_b[i / TILE_K_QUADS * TILE_B_WIDTH + i % TILE_K_QUADS] = next_b[L];
+//#else
+            stage_b[i / TILE_N_QUADS * TILE_B_WIDTH + i % TILE_N_QUADS] = next_b[L];
+//#endif
+        }
+//#endfor
+        workgroupBarrier();
+//#for L in TILE_A_LOADS
+        next_a[L] = a_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);
+//#endfor
+//#for L in TILE_B_LOADS
+        next_b[L] = b_fetch(place, invocation + L * TILE_X * TILE_Y, k + TILE_DEPTH);
+//#endfor
+        for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage += TILE_FRAGMENT) {
+            var rows: array<TileMatrixA, TILE_FRAGMENT_ROWS>;
+//#for I in TILE_FRAGMENT_ROWS
+            rows[I] = coopLoadT<TileMatrixA>(
+                &stage_a[(of_a + I * TILE_FRAGMENT) * TILE_A_WIDTH + in_stage / 4u],
+                TILE_A_WIDTH,
+            );
+//#endfor
+//#for Q in TILE_QUADS
+            {
+                let column = of_b + Q * TILE_FRAGMENT;
+//#if B_TRANSPOSED
+                let columns = coopLoad<TileMatrixB>(&stage_b[column * TILE_B_WIDTH + in_stage / 4u], TILE_B_WIDTH);
+//#else
+                let columns = coopLoadT<TileMatrixB>(&stage_b[in_stage * TILE_B_WIDTH + column / 4u], TILE_B_WIDTH);
+//#endif
+//#for I in TILE_FRAGMENT_ROWS
+                products[I * TILE_QUADS + Q] = coopMultiplyAdd(rows[I], columns, products[I * TILE_QUADS + Q]);
+//#endfor
+            }
+//#endfor
+        }
+        workgroupBarrier();
+    }
+//#for I in TILE_FRAGMENT_ROWS
+//#for Q in TILE_QUADS
+    coopStoreT(products[I * TILE_QUADS + Q], &fragments[fragment], TILE_FRAGMENT / 4u);
+    // The fragment is there before its owners read it, and they have before the next one overwrites it.
+    workgroupBarrier();
+//#for P in TILE_PARTS
+    (*sums)[(I * TILE_PARTS + P) * TILE_QUADS + Q] = fragments[fragment + P * TILE_X + place.x];
+//#endfor
+    workgroupBarrier();
+//#endfor
+//#endfor
+}
+//#else
+//#if TILE_SOURCE == shared
+const TILE_DEPTH: u32 = 16u;
+const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
+// Quads of rows of an invocation.
+const TILE_ROW_QUADS: u32 = 2u;
+// The 4 × 4 blocks that an invocation fetches for a stage.
+const TILE_LOADS: u32 = 2u;
+// Quads of rows of A, then quads of columns of B, that a stage has for each k.
+const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u;
+
 // [k][quad of rows of A | quad of columns of B]: a block is written as four quads, and neighbours write and read neighbours.
-var<workgroup> stage: array<TileStaged, TILE_DEPTH * TILE_WIDTH>;
+var<workgroup> stage: array<vec4<f32>, TILE_DEPTH * TILE_WIDTH>;
 
 // Block i of a stage: its quad of k varies fastest, so that neighbours read neighbouring memory of A and Bᵀ.
 fn block_starts(place: TilePlace, i: u32) -> vec4<u32> {
@@ -371,46 +523,9 @@ fn block_fetch(place: TilePlace, i: u32, starts: vec4<u32>, k: u32) -> mat4x4<f3
     return b_block(place, starts, at, place.column + quad * 4u - TILE_M);
 }
 
-//#if TILE_SOURCE == cooperative
-//#if TILE_MATRIX == 8x8
-alias TileMatrixA = coop_mat8x8<f16, A>;
-alias TileMatrixB = coop_mat8x8<f16, B>;
-alias TileMatrixC = coop_mat8x8<f32, C>;
-//#else
-alias TileMatrixA = coop_mat16x16<f16, A>;
-alias TileMatrixB = coop_mat16x16<f16, B>;
-alias TileMatrixC = coop_mat16x16<f32, C>;
-//#endif
-
-const TILE_FRAGMENT_QUADS: u32 = TILE_FRAGMENT * TILE_FRAGMENT / 4u;
-
-// A fragment of each subgroup, row-major, on its way from the matrix units to the invocations or back.
-var<workgroup> fragments: array<vec4<f32>, TILE_Y * TILE_FRAGMENT_QUADS>;
-//#endif
-
 // Adds A·B over all of depth, which is place.depth, to the accumulators.
 fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
     let invocation = place.y * TILE_X + place.x;
-//#if TILE_SOURCE == cooperative
-    let fragment = place.y * TILE_FRAGMENT_QUADS;
-    var products: array<TileMatrixC, TILE_FRAGMENT_ROWS * TILE_QUADS>;
-//#if c_ACCESS != words
-    if params.product.continues == 1u {
-//#for I in TILE_FRAGMENT_ROWS
-//#for Q in TILE_QUADS
-//#for P in TILE_PARTS
-        fragments[fragment + P * TILE_X + place.x] = (*sums)[(I * TILE_PARTS + P) * TILE_QUADS + Q];
-//#endfor
-        workgroupBarrier();
-        products[I * TILE_QUADS + Q] = coopLoadT<TileMatrixC>(&fragments[fragment], TILE_FRAGMENT / 4u);
-        workgroupBarrier();
-//#endfor
-//#endfor
-    }
-//#endif
-    let of_a = place.y / TILE_ACROSS * TILE_FRAGMENT_ROWS * (TILE_FRAGMENT / 4u);
-    let of_b = TILE_M / 4u + place.y % TILE_ACROSS * TILE_QUADS * (TILE_FRAGMENT / 4u);
-//#endif
     var starts: array<vec4<u32>, TILE_LOADS>;
     var next: array<mat4x4<f32>, TILE_LOADS>;
 //#for L in TILE_LOADS
@@ -422,10 +537,10 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
         {
             let i = invocation + L * TILE_X * TILE_Y;
             let first = (i % TILE_K_QUADS) * 4u * TILE_WIDTH + i / TILE_K_QUADS;
-            stage[first] = TileStaged(next[L][0]);
-            stage[first + TILE_WIDTH] = TileStaged(next[L][1]);
-            stage[first + 2u * TILE_WIDTH] = TileStaged(next[L][2]);
-            stage[first + 3u * TILE_WIDTH] = TileStaged(next[L][3]);
+            stage[first] = next[L][0];
+            stage[first + TILE_WIDTH] = next[L][1];
+            stage[first + 2u * TILE_WIDTH] = next[L][2];
+            stage[first + 3u * TILE_WIDTH] = next[L][3];
         }
 //#endfor
         // The stage is complete before anyone reads it.
@@ -433,24 +548,6 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#for L in TILE_LOADS
         next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);
 //#endfor
-//#if TILE_SOURCE == cooperative
-        for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage += TILE_FRAGMENT) {
-            // A was staged transposed.
-            var rows: array<TileMatrixA, TILE_FRAGMENT_ROWS>;
-//#for I in TILE_FRAGMENT_ROWS
-            rows[I] = coopLoad<TileMatrixA>(&stage[in_stage * TILE_WIDTH + of_a + I * (TILE_FRAGMENT / 4u)], TILE_WIDTH);
-//#endfor
-//#for Q in TILE_QUADS
-            {
-                let at = in_stage * TILE_WIDTH + of_b + Q * (TILE_FRAGMENT / 4u);
-                let columns = coopLoadT<TileMatrixB>(&stage[at], TILE_WIDTH);
-//#for I in TILE_FRAGMENT_ROWS
-                products[I * TILE_QUADS + Q] = coopMultiplyAdd(rows[I], columns, products[I * TILE_QUADS + Q]);
-//#endfor
-            }
-//#endfor
-        }
-//#else
         for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage++) {
             let of_a = in_stage * TILE_WIDTH + place.y * TILE_ROW_QUADS;
             let of_b = in_stage * TILE_WIDTH + TILE_M / 4u + place.x;
@@ -470,23 +567,9 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
             }
 //#endfor
         }
-//#endif
         // Everyone has read the stage before the next one overwrites it.
         workgroupBarrier();
     }
-//#if TILE_SOURCE == cooperative
-//#for I in TILE_FRAGMENT_ROWS
-//#for Q in TILE_QUADS
-    coopStoreT(products[I * TILE_QUADS + Q], &fragments[fragment], TILE_FRAGMENT / 4u);
-    // The fragment is there before its owners read it, and they have before the next one overwrites it.
-    workgroupBarrier();
-//#for P in TILE_PARTS
-    (*sums)[(I * TILE_PARTS + P) * TILE_QUADS + Q] = fragments[fragment + P * TILE_X + place.x];
-//#endfor
-    workgroupBarrier();
-//#endfor
-//#endfor
-//#endif
 }
 //#else
 //#if TILE_SOURCE == lanes
@@ -587,4 +670,5 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#endfor
 //#endif
 }
+//#endif
 //#endif

@@ -296,7 +296,8 @@ impl Tile {
 
     /// The variant of a tile product whose factors, product and rows are such.
     pub(super) fn variant(self, operands: Operands) -> Variant {
-        let Operands { factors: [a, b], b_transposed, a_gathered, ragged, c_access } = operands;
+        let Operands { factors, b_transposed, a_gathered, ragged, c_access } = operands;
+        let [a, b] = if matches!(self.source, Source::Cooperative { .. }) { factors.map(as_halves) } else { factors };
         let in_lanes = matches!(self.source, Source::Subgroup | Source::Packed);
         let loops = if ragged && in_lanes { self.rows / self.x } else { 1 };
         let variant = Variant::default()
@@ -314,17 +315,18 @@ impl Tile {
             .word("b_TYPE", b.0.name())
             .word("b_ACCESS", b.1)
             .word("c_ACCESS", c_access);
-        let loads = |depth| (self.rows() + self.columns()) / 4 * (depth / 4) / (self.x * self.y);
+        let invocations = self.x * self.y;
         match self.source {
             Source::Direct | Source::Lanes => variant,
             Source::Subgroup | Source::Packed => variant.number("TILE_ROWS_A_LANE", self.rows / self.x),
             Source::Shared(depth) => variant
                 .number("TILE_DEPTH", depth)
                 .number("TILE_ROW_QUADS", self.rows / 4)
-                .number("TILE_LOADS", loads(depth)),
+                .number("TILE_LOADS", (self.rows() + self.columns()) / 4 * (depth / 4) / invocations),
             Source::Cooperative { fragment, depth } => variant
                 .number("TILE_DEPTH", depth)
-                .number("TILE_LOADS", loads(depth))
+                .number("TILE_A_LOADS", self.rows() * (depth / 4) / invocations)
+                .number("TILE_B_LOADS", self.columns() * (depth / 4) / invocations)
                 .word("TILE_MATRIX", if fragment == 8 { "8x8" } else { "16x16" })
                 .number("TILE_FRAGMENT", fragment)
                 .number("TILE_FRAGMENT_ROWS", self.fragment_rows(fragment))
@@ -847,6 +849,11 @@ impl Tile {
         }
         variants
     }
+}
+
+/// The same without widening to f32.
+fn as_halves((element, access): Read) -> Read {
+    (element, if access == "quads" { "half_quads" } else { "half_elements" })
 }
 
 /// A number of rows, columns or k that keeps what follows it aligned to quads, if there are any quads in it.

@@ -60,37 +60,48 @@ pub fn any_gpu() -> Gpu {
 /// adapter also an integrated one's (the heavy cases in its own only). `CASE=part-of-a-name` runs only the cases whose names contain it;
 /// `FIRST_FAILURE=1` ends with the first that fails.
 pub fn run_cases(kernel: &str) {
+    let failures = on_each(|number, gpu| {
+        AdapterClass::ALL
+            .into_iter()
+            // The second adapter has no subgroups, and so other kernels; tiles apart, both kinds of hardware have the same.
+            .filter(|class| number == 0 || *class != AdapterClass::Integrated || gpu.class() == *class)
+            .flat_map(|class| failures_in_class(kernel, gpu, class))
+            .collect::<Vec<_>>()
+    });
+    let failures = failures.concat();
+    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+}
+
+/// Does the same on every adapter, each on a thread of its own: most of it is the drivers' compiling, which takes one.
+pub fn on_each<T: Send>(work: impl Fn(usize, &Gpu) -> T + Sync) -> Vec<T> {
+    let (gpus, work) = (gpus(), &work);
+    std::thread::scope(|threads| {
+        let each = |(number, gpu)| threads.spawn(move || work(number, gpu));
+        let running: Vec<_> = gpus.iter().enumerate().map(each).collect();
+        running.into_iter().map(|thread| thread.join().expect("the thread said why")).collect()
+    })
+}
+
+fn failures_in_class(kernel: &str, gpu: &Gpu, class: AdapterClass) -> Vec<String> {
     let wanted = std::env::var("CASE").unwrap_or_default();
     let first_only = std::env::var_os("FIRST_FAILURE").is_some();
+    let own = gpu.class() == class;
+    let gpu = gpu.with_class(class);
+    let mut cases = double_routing::check::cases();
+    cases.retain(|case| case.kernel() == kernel && case.name().contains(&wanted) && (own || !case.heavy()));
+    assert!(!cases.is_empty() || !wanted.is_empty(), "{kernel} has no cases");
     let mut failures = Vec::new();
-    for (number, gpu) in gpus().into_iter().enumerate() {
-        for class in AdapterClass::ALL {
-            let own = gpu.class() == class;
-            // The second adapter has no subgroups, and so other kernels; tiles apart, both kinds of hardware have the same.
-            if number > 0 && class == AdapterClass::Integrated && !own {
-                continue;
+    for case in &cases {
+        match wait(&gpu, case.run(&gpu)) {
+            Ok(outcome) if outcome.passed() => {}
+            other => {
+                failures.push(format!("{} on {} as {class:?}: {other:?}", case.name(), gpu.info().backend));
+                assert!(!first_only, "{} failed first", failures[0]);
             }
-            let gpu = gpu.with_class(class);
-            let cases = double_routing::check::cases();
-            let mut run = 0;
-            for case in cases.iter().filter(|case| case.kernel() == kernel && case.name().contains(&wanted)) {
-                if case.heavy() && !own {
-                    continue;
-                }
-                run += 1;
-                match wait(&gpu, case.run(&gpu)) {
-                    Ok(outcome) if outcome.passed() => {}
-                    other => {
-                        failures.push(format!("{} on {} as {class:?}: {other:?}", case.name(), gpu.info().backend));
-                        assert!(!first_only, "{} failed first", failures[0]);
-                    }
-                }
-            }
-            println!("{run} cases of {kernel} in the configurations for {class:?}");
-            assert!(run > 0 || !wanted.is_empty(), "{kernel} has no cases");
         }
     }
-    assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
+    println!("{} cases of {kernel} on {} in the configurations for {class:?}", cases.len(), gpu.info().backend);
+    failures
 }
 
 /// A buffer for storage of this many bytes.
