@@ -164,8 +164,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "tile product: a staged block is fetched one stage late",
         file: "shaders/lib/tile.wgsl",
-        from: "starts[L], k + TILE_DEPTH);",
-        to: "starts[L], k);",
+        from: "block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);",
+        to: "block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k);",
         test: "matmul",
         cases: "matmul 65x63x31",
     },

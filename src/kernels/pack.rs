@@ -8,7 +8,7 @@ use crate::{
 };
 
 /// The kernel that lays a factor of a product out in a texture, panel by panel, for the tiles of software adapters that read it
-/// so: part of the plans of [`Matmul`](super::Matmul) and [`Route`](super::Route) there.
+/// so: part of the plans of [`Matmul`](super::Matmul), [`Route`](super::Route) and [`PathMatmul`](super::PathMatmul) there.
 ///
 /// ```
 /// assert_eq!(double_routing::kernels::PACK.name(), "pack");

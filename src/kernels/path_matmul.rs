@@ -186,7 +186,8 @@ impl<'a> PathMatmul<'a> {
         self
     }
 
-    /// Checks everything and builds the steps: one, or more where the weights of all paths exceed a binding.
+    /// Checks everything and builds the steps: one, or more where the weights of all paths exceed a binding; and before them, for
+    /// software adapters and many rows a path, those that [pack](super::PACK) the factors.
     ///
     /// # Errors
     /// As [`Matmul::plan`](super::Matmul::plan); [`Error::Limit`] where `a`, `c`, `s` or the weights of one path exceed a binding.
