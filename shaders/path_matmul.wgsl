@@ -77,8 +77,24 @@ fn tiles_before(p: u32) -> u32 {
 }
 
 @compute @workgroup_size(TILE_X * TILE_Y)
-fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: TileInvocation) {
-    let at = tile_invocation(invocation);
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+//#if TILE_SOURCE == subgroup || TILE_SOURCE == cooperative
+    @builtin(subgroup_invocation_id) lane: u32,
+//#else
+    @builtin(local_invocation_index) number: u32,
+//#endif
+//#if TILE_SOURCE == cooperative
+    @builtin(subgroup_id) subgroup: u32,
+//#endif
+) {
+//#if TILE_SOURCE == cooperative
+    let number = subgroup * TILE_X + lane;
+//#endif
+//#if TILE_SOURCE == subgroup
+    let number = lane;
+//#endif
+    let at = tile_invocation(number);
     let index = workgroup_index(group);
     let across = (params.product.columns + TILE_N - 1u) / TILE_N;
     // These paths may be some of all: their tiles start at 0.

@@ -44,12 +44,28 @@ struct Params {
 @group(0) @binding(6) var<storage, read_write> c: array<c_word>;
 
 @compute @workgroup_size(TILE_X * TILE_Y)
-fn main(@builtin(workgroup_id) group: vec3<u32>, invocation: TileInvocation) {
+fn main(
+    @builtin(workgroup_id) group: vec3<u32>,
+//#if TILE_SOURCE == subgroup || TILE_SOURCE == cooperative
+    @builtin(subgroup_invocation_id) lane: u32,
+//#else
+    @builtin(local_invocation_index) number: u32,
+//#endif
+//#if TILE_SOURCE == cooperative
+    @builtin(subgroup_id) subgroup: u32,
+//#endif
+) {
+//#if TILE_SOURCE == cooperative
+    let number = subgroup * TILE_X + lane;
+//#endif
+//#if TILE_SOURCE == subgroup
+    let number = lane;
+//#endif
     let index = workgroup_index(group);
     if index >= tiles_per_batch() * params.product.batches {
         return;
     }
-    let place = tile_place(index, tile_invocation(invocation));
+    let place = tile_place(index, tile_invocation(number));
     var sums = tile_start(place);
     tile_product(&sums, place, tile_depth(index));
     if !tile_stores(place) {

@@ -244,8 +244,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "loads: one element too many at the end of a row",
         file: "shaders/lib/load.wgsl",
-        from: "if valid > 1u {",
-        to: "if valid > 0u {",
+        from: "if valid > 1u { quad.y = OPERAND_element(",
+        to: "if valid > 0u { quad.y = OPERAND_element(",
         test: "matmul",
         cases: "matmul 9x33x5",
     },

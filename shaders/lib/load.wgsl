@@ -46,10 +46,14 @@ fn OPERAND_quad(first: u32, valid: u32) -> vec4<f16> {
 //#endif
 //#if OPERAND_ACCESS == half_elements
 alias OPERAND_word = f16;
-alias OPERAND_four = vec4<f16>;
 
-fn OPERAND_element(index: u32) -> f16 {
-    return OPERAND[index];
+fn OPERAND_quad(first: u32, valid: u32) -> vec4<f16> {
+    var quad = vec4<f16>();
+    if valid > 0u { quad.x = OPERAND[first]; }
+    if valid > 1u { quad.y = OPERAND[first + 1u]; }
+    if valid > 2u { quad.z = OPERAND[first + 2u]; }
+    if valid > 3u { quad.w = OPERAND[first + 3u]; }
+    return quad;
 }
 //#endif
 
@@ -104,8 +108,6 @@ fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
 }
 //#endif
 //#if OPERAND_ACCESS == elements
-alias OPERAND_four = vec4<f32>;
-
 fn OPERAND_element(index: u32) -> f32 {
 //#if OPERAND_TYPE == f32
     return OPERAND[index];
@@ -114,12 +116,10 @@ fn OPERAND_element(index: u32) -> f32 {
     return select(pair.x, pair.y, (index & 1u) == 1u);
 //#endif
 }
-//#endif
-//#if OPERAND_ACCESS == elements || OPERAND_ACCESS == half_elements
 
 // Elements first .. first + 4, those from `first + valid` on taken as 0.
-fn OPERAND_quad(first: u32, valid: u32) -> OPERAND_four {
-    var quad = OPERAND_four();
+fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
+    var quad = vec4<f32>();
     if valid > 0u { quad.x = OPERAND_element(first); }
     if valid > 1u { quad.y = OPERAND_element(first + 1u); }
     if valid > 2u { quad.z = OPERAND_element(first + 2u); }

@@ -104,28 +104,12 @@ struct TilePlace {
     first_row: u32,
 }
 
-// What an invocation is told of itself.
-struct TileInvocation {
-//#if TILE_SOURCE == subgroup || TILE_SOURCE == cooperative
-    @builtin(subgroup_invocation_id) lane: u32,
-//#else
-    @builtin(local_invocation_index) index: u32,
-//#endif
-//#if TILE_SOURCE == cooperative
-    @builtin(subgroup_id) subgroup: u32,
-//#endif
-}
-
-// Which of the workgroup's TILE_X × TILE_Y invocations it is.
-fn tile_invocation(own: TileInvocation) -> vec2<u32> {
+// Which of the workgroup's TILE_X × TILE_Y invocations has this number; where TILE_SOURCE is `subgroup`, in its only subgroup.
+fn tile_invocation(number: u32) -> vec2<u32> {
 //#if TILE_SOURCE == subgroup
-    return vec2<u32>(own.lane, 0u);
+    return vec2<u32>(number, 0u);
 //#else
-//#if TILE_SOURCE == cooperative
-    return vec2<u32>(own.lane, own.subgroup);
-//#else
-    return vec2<u32>(own.index % TILE_X, own.index / TILE_X);
-//#endif
+    return vec2<u32>(number % TILE_X, number / TILE_X);
 //#endif
 }
 
