@@ -8,7 +8,7 @@ use std::{
 
 use crate::{
     Error, Result,
-    kernels::{Access, Kernel, Tuning},
+    kernels::{Access, Kernel, Tile, Tuning},
     shader::Variant,
     step::Pipeline,
 };
@@ -171,7 +171,7 @@ impl AdapterChoice {
     }
 
     /// Asks the adapter also for what wgpu calls experimental, where it has it: cooperative matrices, the way to a GPU's matrix
-    /// units. They multiply factors of f16 with sums of f32, and may round those toward zero.
+    /// units. They multiply factors of f16 with sums of f32, and may round those toward zero. Not with [`AdapterChoice::baseline`].
     ///
     /// ```
     /// # use double_routing::AdapterChoice;
@@ -278,6 +278,7 @@ impl Gpu {
             max_buffer_size: limits.max_buffer_size,
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
             min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
+            max_texture_dimension_2d: limits.max_texture_dimension_2d,
             ..Self::required_limits().or_worse_values_from(&limits)
         }
     }
@@ -310,7 +311,10 @@ impl Gpu {
     pub fn experimental_features(adapter: &wgpu::Adapter) -> wgpu::Features {
         let needed = MATRIX_FEATURES;
         let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
-        let usable = vulkan && fragment(&adapter.cooperative_matrix_properties()).is_some();
+        let info = adapter.get_info();
+        let lanes = (info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size);
+        let fragment = lanes.and_then(|lanes| fragment(&adapter.cooperative_matrix_properties(), lanes));
+        let usable = vulkan && fragment.is_some();
         if usable && adapter.features().contains(needed) { needed } else { wgpu::Features::empty() }
     }
 
@@ -420,9 +424,10 @@ impl Gpu {
     /// ```
     pub async fn open_adapter(adapter: &wgpu::Adapter, features: wgpu::Features, limits: wgpu::Limits) -> Result<Self> {
         let experimental = features & wgpu::Features::all_experimental_mask();
-        let experimental_features = if experimental == wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX {
-            // SAFETY: the crate's kernels use cooperative matrices in uniform control flow, on workgroup memory alone and within its
-            // bounds, which are constants.
+        let usable = Self::experimental_features(adapter).contains(MATRIX_FEATURES);
+        let experimental_features = if usable && experimental == wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX {
+            // SAFETY: the caller has asked for cooperative matrices by name. The crate's kernels use them in uniform control flow, on
+            // workgroup memory alone and within its bounds, which are constants. What barriers order there is as gfx-rs/wgpu#8805 has it.
             unsafe { wgpu::ExperimentalFeatures::enabled() }
         } else {
             wgpu::ExperimentalFeatures::disabled()
@@ -532,8 +537,8 @@ impl Gpu {
     #[must_use]
     pub fn with_matrix_units(&self, properties: &[wgpu::CooperativeMatrixProperties]) -> Self {
         let vulkan = self.info().backend == wgpu::Backend::Vulkan;
-        let usable = vulkan && self.device().features().contains(MATRIX_FEATURES) && self.has_subgroups();
-        let matrix_units = fragment(properties).filter(|_| usable);
+        let lanes = self.subgroup_lanes().filter(|_| vulkan && self.device().features().contains(MATRIX_FEATURES));
+        let matrix_units = lanes.and_then(|lanes| fragment(properties, lanes));
         self.configured(self.class(), self.0.tuning.clone(), matrix_units)
     }
 
@@ -880,12 +885,13 @@ impl ErrorScope {
 const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
-/// The largest of the square fragments of f16 whose products are added in f32.
-fn fragment(properties: &[wgpu::CooperativeMatrixProperties]) -> Option<u32> {
+/// The largest of the square fragments of f16 whose products are added in f32, and that a tile has for subgroups of so many lanes.
+fn fragment(properties: &[wgpu::CooperativeMatrixProperties], lanes: u32) -> Option<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
     let square = |it: &&wgpu::CooperativeMatrixProperties| it.m_size == it.n_size && it.n_size == it.k_size;
     let mixed = |it: &&wgpu::CooperativeMatrixProperties| it.ab_type == F16 && it.cr_type == F32;
-    properties.iter().filter(square).filter(mixed).map(|it| it.m_size).max()
+    let sides = properties.iter().filter(square).filter(mixed).map(|it| it.m_size);
+    sides.filter(|side| Tile::all().any(|tile| tile.cooperates(*side, lanes))).max()
 }
 
 /// Smaller is better.

@@ -93,9 +93,9 @@ pub(super) const HALF_FACTORS: [[Element; 2]; 4] = [
     [Element::BF16, Element::BF16],
 ];
 /// The bound of a product where the device's matrix units may compute it. Those known cut what they add off instead of rounding it, a few
-/// products at a time together with the sum so far: (K + K/4) times 2⁻²³ at most, in place of K times 2⁻²⁴.
+/// products at a time together with the sum so far, and then the sum: (K + 2·K/4) times 2⁻²³ at most, in place of K times 2⁻²⁴.
 pub(super) fn on_matrix_units(gpu: &Gpu, factors: [Element; 2], bound: Vec<f64>) -> Vec<f64> {
-    let factor = if gpu.matrix_units().is_some() && factors == [Element::F16; 2] { 2.5 } else { 1.0 };
+    let factor = if gpu.matrix_units().is_some() && factors == [Element::F16; 2] { 3.0 } else { 1.0 };
     bound.into_iter().map(|bound| factor * bound).collect()
 }
 

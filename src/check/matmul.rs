@@ -179,7 +179,7 @@ pub(super) fn cases() -> Vec<Case> {
     specs.push(Spec { of_a: Element::F16, bias: false, ..plain(7, 9, 33, Data::Subnormals) });
     // What matrix units multiply: beyond the edges of their tiles, a sum in parts, one that goes on.
     for (rows, columns, depth, invariant) in
-        [(130, 260, 70, false), (129, 131, 33, false), (17, 64, 5000, false), (3, 5, 330_000, true)]
+        [(130, 260, 70, false), (129, 131, 33, false), (17, 64, 5000, false), (3, 5, 650_000, true)]
     {
         for transposed in [true, false] {
             let data = if rows == 130 { Data::Reals } else { Data::Integers };

@@ -52,7 +52,7 @@ params! {
 /// No dimension is too small (K = 0 gives the bias) or too large: what exceeds a binding or a dispatch is split.
 /// Sums are f32: |ĉ − c| ≤ (K + 2)·2⁻²⁴·(Σ|a||b| + |bias|). Finished, they are rounded once to c's type, to nearest even: by
 /// u·|ĉ| more, u = 2⁻¹¹ for f16 (2⁻²⁵ at least), 2⁻⁸ for bf16. Where [matrix units](crate::Gpu::matrix_units) multiply f16 by f16,
-/// the sums may be off by 2.5 times as much: those known cut off what others round.
+/// the sums may be off by three times as much: those known cut off what others round.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Matmul};

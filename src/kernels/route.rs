@@ -53,7 +53,8 @@ params! {
 /// | `y` | `[…, O]` | f32, f16, bf16 |
 ///
 /// Of `x` and `b` one is f32, or both are of the same type. A `y` of 16 bits starts at a multiple of 4 bytes.
-/// |ŷ − y| ≤ |w|·(K + 4)·2⁻²⁴·(Σ|x||b| + |inner|) + 2⁻²⁴·|outer|, and half a ULP of a `y` of 16 bits.
+/// |ŷ − y| ≤ |w|·(K + 4)·2⁻²⁴·(Σ|x||b| + |inner|) + 2⁻²⁴·|outer|, and half a ULP of a `y` of 16 bits. On matrix
+/// units three times as much, as [`Matmul`](super::Matmul) has it.
 ///
 /// ```
 /// use double_routing::{AdapterChoice, Element, Gpu, Tensor, bytemuck, kernels::Route};

@@ -58,7 +58,7 @@ const fn tile(source: Source, [x, y]: [u32; 2], [rows, quads]: [u32; 2]) -> Tile
     Tile { source, x, y, rows, quads }
 }
 
-/// Every tile that can be chosen, by the table or by a tuning. The sizes of `shared` are those that fill their stages evenly.
+/// Every tile that can be chosen, by the table or by a tuning. The sizes of `shared` and `cooperative` are those that fill their stages evenly.
 const TILES: &[Tile] = &[
     tile(Source::Direct, [8, 1], [1, 2]),
     tile(Source::Direct, [8, 1], [8, 1]),
@@ -255,10 +255,16 @@ impl Tile {
             Source::Packed => software && gpu.subgroup_lanes() == Some(self.x) && gpu.packs(),
             Source::Direct => software == (self.x < 32),
             Source::Lanes | Source::Shared(_) => !software,
-            Source::Cooperative { fragment, .. } => {
-                gpu.subgroup_lanes() == Some(self.x) && gpu.matrix_units() == Some(fragment)
+            Source::Cooperative { .. } => {
+                let [side, lanes] = [gpu.matrix_units(), gpu.subgroup_lanes()];
+                side.zip(lanes).is_some_and(|(side, lanes)| self.cooperates(side, lanes))
             }
         }
+    }
+
+    /// Whether it takes fragments of this side to matrix units, by subgroups of so many lanes.
+    pub(crate) fn cooperates(self, side: u32, lanes: u32) -> bool {
+        matches!(self.source, Source::Cooperative { fragment, .. } if fragment == side) && self.x == lanes
     }
 
     /// Whether it multiplies factors of these types: `cooperative` f16 by f16, all others any that a kernel takes.

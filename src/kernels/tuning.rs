@@ -3,8 +3,8 @@
 use super::Tile;
 use crate::{Error, Result};
 
-/// Which tile multiplies matrices of which size: rows of text, of which the first that fits a product is taken. A product
-/// that none fits gets its tile from the crate's own table.
+/// Which tile multiplies matrices of which size: rows of text, of which the first that fits a product, and that the device, the
+/// factors' types and the kernel can use, is taken. A product that none fits gets its tile from the crate's own table.
 ///
 /// `double-routing tune` measures one on an adapter; [`Gpu::with_tuning`](crate::Gpu::with_tuning) uses it. Empty lines and
 /// those that begin with `#` are left out; the others are `rows<=N columns<=N TILE`, with `*` for any number.
