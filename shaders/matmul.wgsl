@@ -45,7 +45,7 @@ struct Params {
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
 //#if TILE_SOURCE == subgroup || TILE_SOURCE == cooperative
-    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(subgroup_invocation_id) number: u32,
 //#else
     @builtin(local_invocation_index) number: u32,
 //#endif
@@ -54,16 +54,15 @@ fn main(
 //#endif
 ) {
 //#if TILE_SOURCE == cooperative
-    let number = subgroup * TILE_X + lane;
-//#endif
-//#if TILE_SOURCE == subgroup
-    let number = lane;
+    let at = vec2<u32>(number, subgroup);
+//#else
+    let at = tile_invocation(number);
 //#endif
     let index = workgroup_index(group);
     if index >= tiles_per_batch() * params.product.batches {
         return;
     }
-    let place = tile_place(index, tile_invocation(number));
+    let place = tile_place(index, at);
     var sums = tile_start(place);
     tile_product(&sums, place, tile_depth(index));
     if !tile_stores(place) {

@@ -80,7 +80,7 @@ fn tiles_before(p: u32) -> u32 {
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
 //#if TILE_SOURCE == subgroup || TILE_SOURCE == cooperative
-    @builtin(subgroup_invocation_id) lane: u32,
+    @builtin(subgroup_invocation_id) number: u32,
 //#else
     @builtin(local_invocation_index) number: u32,
 //#endif
@@ -89,12 +89,10 @@ fn main(
 //#endif
 ) {
 //#if TILE_SOURCE == cooperative
-    let number = subgroup * TILE_X + lane;
-//#endif
-//#if TILE_SOURCE == subgroup
-    let number = lane;
-//#endif
+    let at = vec2<u32>(number, subgroup);
+//#else
     let at = tile_invocation(number);
+//#endif
     let index = workgroup_index(group);
     let across = (params.product.columns + TILE_N - 1u) / TILE_N;
     // These paths may be some of all: their tiles start at 0.

@@ -309,13 +309,9 @@ impl Gpu {
     /// # }
     /// ```
     pub fn experimental_features(adapter: &wgpu::Adapter) -> wgpu::Features {
-        let needed = MATRIX_FEATURES;
-        let vulkan = adapter.get_info().backend == wgpu::Backend::Vulkan;
-        let info = adapter.get_info();
-        let lanes = (info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size);
-        let fragment = lanes.and_then(|lanes| fragment(&adapter.cooperative_matrix_properties(), lanes));
-        let usable = vulkan && fragment.is_some();
-        if usable && adapter.features().contains(needed) { needed } else { wgpu::Features::empty() }
+        let there = adapter.features().contains(MATRIX_FEATURES);
+        let usable = there && fragment(&adapter.get_info(), &adapter.cooperative_matrix_properties()).is_some();
+        if usable { MATRIX_FEATURES } else { wgpu::Features::empty() }
     }
 
     /// Wraps a device that the host app owns. Nothing is installed on it.
@@ -536,9 +532,8 @@ impl Gpu {
     /// ```
     #[must_use]
     pub fn with_matrix_units(&self, properties: &[wgpu::CooperativeMatrixProperties]) -> Self {
-        let vulkan = self.info().backend == wgpu::Backend::Vulkan;
-        let lanes = self.subgroup_lanes().filter(|_| vulkan && self.device().features().contains(MATRIX_FEATURES));
-        let matrix_units = lanes.and_then(|lanes| fragment(properties, lanes));
+        let there = self.device().features().contains(MATRIX_FEATURES);
+        let matrix_units = fragment(self.info(), properties).filter(|_| there);
         self.configured(self.class(), self.0.tuning.clone(), matrix_units)
     }
 
@@ -885,9 +880,13 @@ impl ErrorScope {
 const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
-/// The largest of the square fragments of f16 whose products are added in f32, and that a tile has for subgroups of so many lanes.
-fn fragment(properties: &[wgpu::CooperativeMatrixProperties], lanes: u32) -> Option<u32> {
+/// The side of the largest square fragments of f16 whose products the adapter adds in f32, and that a tile has for its subgroups.
+fn fragment(info: &wgpu::AdapterInfo, properties: &[wgpu::CooperativeMatrixProperties]) -> Option<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
+    let lanes = info.subgroup_min_size;
+    if info.backend != wgpu::Backend::Vulkan || info.subgroup_max_size != lanes {
+        return None;
+    }
     let square = |it: &&wgpu::CooperativeMatrixProperties| it.m_size == it.n_size && it.n_size == it.k_size;
     let mixed = |it: &&wgpu::CooperativeMatrixProperties| it.ab_type == F16 && it.cr_type == F32;
     let sides = properties.iter().filter(square).filter(mixed).map(|it| it.m_size);

@@ -13,7 +13,7 @@ use std::{
     },
 };
 
-use common::{gpus, random, random_weights, storage, wait};
+use common::{gpus, on_each, random, random_weights, storage, wait};
 use double_routing::{
     AdapterClass, DoubleRouting, Element, Forward, Gpu, Order, PlanKind, Settings, Tensor, bytemuck, check,
     kernels::Softmax,
@@ -251,16 +251,16 @@ fn a_forward_is_recorded_any_number_of_times() {
 /// required ones.
 #[test]
 fn the_smallest_device_will_do() {
-    // The first case of every kernel and each 61st from there: `scripts/drivers.sh` runs them all on such a device, of the adapter's own
+    // The first case of every kernel and each 23rd from there: `scripts/drivers.sh` runs them all on such a device, of the adapter's own
     // class.
     let mut of_kernel = BTreeMap::<_, usize>::new();
     let mut cases = check::cases();
     cases.retain(|case| {
         let count = of_kernel.entry(case.kernel()).or_default();
         *count += 1;
-        *count % 61 == 1 && !case.heavy()
+        *count % 23 == 1 && !case.heavy()
     });
-    for gpu in gpus() {
+    on_each(|_, gpu| {
         let adapters = pollster::block_on(Gpu::adapters(gpu.info().backend.into()));
         for limits in [wgpu::Limits::default(), Gpu::required_limits()] {
             let (device, queue) = pollster::block_on(adapters[0].request_device(&wgpu::DeviceDescriptor {
@@ -279,7 +279,7 @@ fn the_smallest_device_will_do() {
                 }
             }
         }
-    }
+    });
 }
 
 thread_local! {

@@ -522,6 +522,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "3 of 180x100x44",
     },
     Mutant {
+        fault: "host: packed weights of the first paths are taken for those of the next",
+        file: "src/kernels/path_matmul.rs",
+        from: "packing.pack(gpu, sources, [0, first], layouts, plan)",
+        to: "packing.pack(gpu, sources, [0, 0], layouts, plan)",
+        test: "splitting",
+        cases: "",
+    },
+    Mutant {
         fault: "path_matmul: every path has the bias of the first",
         file: "shaders/path_matmul.wgsl",
         from: "path * place.columns + column, valid);",

@@ -18,14 +18,15 @@ use double_routing::{
 
 /// Beyond the edges of the largest tile; odd and aligned rows, B as it is and transposed, a sum in parts, and narrow types of each
 /// operand; then those for tiles that multiply f16 alone.
-const CASES: [&str; 12] = [
+const CASES: [&str; 13] = [
     "matmul 9x33x5 f32 integers",
     "matmul 9x33x5 f32 integers bt",
     "matmul 65x63x31 f32 reals bt bias",
     "matmul 130x68x132 f32 integers",
     "matmul 130x68x132 f32 integers bt",
     "matmul 17x64x5000 f32 integers bt bias",
-    "matmul 9x32x40 bf16 reals bt bias a=bf16 c=bf16",
+    "matmul 17x36x24 bf16 reals bt bias a=bf16",
+    "matmul 17x36x24 f32 reals bt bias c=f16",
     "matmul 130x260x70 f16 reals bt bias a=f16",
     "matmul 130x260x70 f16 reals bias a=f16",
     "matmul 129x131x33 f16 integers bt bias a=f16",

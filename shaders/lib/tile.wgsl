@@ -7,9 +7,10 @@ enable wgpu_cooperative_matrix;
 //
 // A workgroup of TILE_X × TILE_Y invocations owns TILE_M rows and TILE_N columns of the product; an invocation owns
 // TILE_ROWS rows and TILE_QUADS quads of columns. The kernel that imports this file supplies the operands a and b through
-// lib/load.wgsl, the output c through lib/store.wgsl and `params.product`, and imports this file before all others; it decides what happens to the accumulators (its
-// epilogue), in those invocations that tile_stores() names. One whose rows are gathered (A_GATHERED) says where each is; one
-// whose tiles often end early has RAGGED_LOOPS, so that `subgroup` leaves out the rows that are not there.
+// lib/load.wgsl, the output c through lib/store.wgsl and `params.product`, and imports this file before all others; it decides
+// what happens to the accumulators (its epilogue), in those invocations that tile_stores() names. One whose rows are gathered
+// (A_GATHERED) says where each is; one whose tiles often end early has RAGGED_LOOPS, so that `subgroup` leaves out the rows that
+// are not there.
 //
 // TILE_SOURCE says where an invocation finds its operands:
 //   direct    it reads them straight from memory; no barrier (few rows);
@@ -22,7 +23,8 @@ enable wgpu_cooperative_matrix;
 //             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns;
 //   cooperative  A and B are of f16: the workgroup stages them as they are, TILE_DEPTH of k at a time, and each of its TILE_Y subgroups,
 //             of TILE_X invocations, multiplies fragments of TILE_FRAGMENT × TILE_FRAGMENT in the device's matrix units,
-//             which add in f32. The sums go through workgroup memory to the invocations that own them.
+//             which add in f32. The sums go through workgroup memory to the invocations that own them. Such units may cut off
+//             what others round: their errors are up to three times the kernels' bounds for sums.
 // Otherwise invocation (x, y) owns rows y·TILE_ROWS + r and the column quads x + q·TILE_X: neighbours in x touch
 // neighbouring quads. Accumulators are indexed by constants (//#for), so that compilers keep them apart.
 //

@@ -392,8 +392,7 @@ impl std::str::FromStr for Tile {
     type Err = Error;
 
     fn from_str(text: &str) -> Result<Self> {
-        Self::named(text)
-            .ok_or_else(|| Error::Tuning(format!("'{text}' is no tile; one is '{}'", TILES[TILES.len() - 1])))
+        Self::named(text).ok_or_else(|| Error::Tuning(format!("'{text}' is no tile; one is '{}'", TILES[0])))
     }
 }
 
