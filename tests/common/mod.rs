@@ -5,6 +5,7 @@
 
 use std::{
     future::Future,
+    io::Write,
     pin::pin,
     task::{Context, Poll, Waker},
 };
@@ -33,9 +34,17 @@ const BACKENDS: &[(&str, wgpu::Backends)] = if cfg!(target_os = "macos") {
     &[("vulkan", wgpu::Backends::VULKAN), ("gl", wgpu::Backends::GL)]
 };
 
-/// The adapters that the tests run on, whatever hardware or software serves them, with their matrix units. A backend that is missing fails the test
-/// unless `DOUBLE_ROUTING_WITHOUT` names it (`gl`, or `vulkan,gl`).
+/// The adapters that the tests run on, whatever hardware or software serves them, with their matrix units. A backend that is missing
+/// fails the test unless `DOUBLE_ROUTING_WITHOUT` names it (`gl`, or `vulkan,gl`). `FIRST_FAILURE=1` ends the process with the first
+/// test that fails, and has one adapter after the other.
 pub fn gpus() -> Vec<Gpu> {
+    if first_failure_ends() {
+        std::panic::set_hook(Box::new(|failure| {
+            // What is printed by macros is the test's output, which the process does not live to show.
+            let _ = writeln!(std::io::stderr(), "{failure}");
+            std::process::abort();
+        }));
+    }
     let excused = std::env::var("DOUBLE_ROUTING_WITHOUT").unwrap_or_default();
     let mut gpus = Vec::new();
     for (name, backend) in BACKENDS {
@@ -57,8 +66,7 @@ pub fn any_gpu() -> Gpu {
 }
 
 /// Runs every case of a kernel on every adapter, in its own configurations and in those for hardware: a discrete GPU's, and on the first
-/// adapter also an integrated one's (the heavy cases in its own only). `CASE=part-of-a-name` runs only the cases whose names contain it;
-/// `FIRST_FAILURE=1` ends with the first that fails.
+/// adapter also an integrated one's (the heavy cases in its own only). `CASE=part-of-a-name` runs only the cases whose names contain it.
 pub fn run_cases(kernel: &str) {
     let failures = on_each(|number, gpu| {
         AdapterClass::ALL
@@ -75,6 +83,9 @@ pub fn run_cases(kernel: &str) {
 /// Does the same on every adapter, each on a thread of its own: most of it is the drivers' compiling, which takes one.
 pub fn on_each<T: Send>(work: impl Fn(usize, &Gpu) -> T + Sync) -> Vec<T> {
     let (gpus, work) = (gpus(), &work);
+    if first_failure_ends() {
+        return gpus.iter().enumerate().map(|(number, gpu)| work(number, gpu)).collect();
+    }
     std::thread::scope(|threads| {
         let each = |(number, gpu)| threads.spawn(move || work(number, gpu));
         let running: Vec<_> = gpus.iter().enumerate().map(each).collect();
@@ -82,9 +93,12 @@ pub fn on_each<T: Send>(work: impl Fn(usize, &Gpu) -> T + Sync) -> Vec<T> {
     })
 }
 
+fn first_failure_ends() -> bool {
+    std::env::var_os("FIRST_FAILURE").is_some()
+}
+
 fn failures_in_class(kernel: &str, gpu: &Gpu, class: AdapterClass) -> Vec<String> {
     let wanted = std::env::var("CASE").unwrap_or_default();
-    let first_only = std::env::var_os("FIRST_FAILURE").is_some();
     let own = gpu.class() == class;
     let gpu = gpu.with_class(class);
     let mut cases = double_routing::check::cases();
@@ -96,7 +110,7 @@ fn failures_in_class(kernel: &str, gpu: &Gpu, class: AdapterClass) -> Vec<String
             Ok(outcome) if outcome.passed() => {}
             other => {
                 failures.push(format!("{} on {} as {class:?}: {other:?}", case.name(), gpu.info().backend));
-                assert!(!first_only, "{} failed first", failures[0]);
+                assert!(!first_failure_ends(), "{} failed first", failures[0]);
             }
         }
     }
