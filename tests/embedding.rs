@@ -251,14 +251,14 @@ fn a_forward_is_recorded_any_number_of_times() {
 /// required ones.
 #[test]
 fn the_smallest_device_will_do() {
-    // The first case of every kernel and each 23rd from there: `scripts/drivers.sh` runs them all on such a device, of the adapter's own
+    // The first case of every kernel and each 61st from there: `scripts/drivers.sh` runs them all on such a device, of the adapter's own
     // class.
     let mut of_kernel = BTreeMap::<_, usize>::new();
     let mut cases = check::cases();
     cases.retain(|case| {
         let count = of_kernel.entry(case.kernel()).or_default();
         *count += 1;
-        *count % 23 == 1 && !case.heavy()
+        *count % 61 == 1 && !case.heavy()
     });
     on_each(|_, gpu| {
         let adapters = pollster::block_on(Gpu::adapters(gpu.info().backend.into()));
