@@ -3,7 +3,7 @@
 #
 #   wide         lavapipe at 512 bits: subgroups of 16
 #   swiftshader  Chromium's software Vulkan: another compiler, subgroups of 4, no f16, offsets in steps of 256
-#                (both compile slowly and keep nothing: some cases of each kernel)
+#                (both compile slowly: some cases of each kernel, SwiftShader also those at odd offsets)
 #   baseline     a device with WebGPU's default limits and no optional feature, on lavapipe and llvmpipe (GL); SwiftShader with --all
 #   validation   the Khronos validation layer, core and synchronisation checks: any message is a failure; and lavapipe's fresh
 #                memory is filled with garbage
@@ -122,7 +122,10 @@ some=()
 [ -z "$quick" ] || some=(--case x33 --case 259x133 --case 180x100 --case 'softmax 9' --case 'attend 13' --case 'select 9' --case 'route_paths 65'
     --case 'dispatch 255' --case 'path_load 33' --case combine --case 'routing 3x17' --case 'levels 3x17' --case moe)
 wide() { run wide '512 bits' LP_NATIVE_VECTOR_WIDTH=512 -- $quick --backend vulkan "${some[@]}"; }
-swiftshader() { run swiftshader SwiftShader "${swiftshader[@]}" -- $quick "${some[@]}"; }
+swiftshader() {
+    # Where an operand may start is what it has of its own.
+    run swiftshader SwiftShader "${swiftshader[@]}" -- $quick "${some[@]}" ${quick:+--case shift=1}
+}
 baseline() { run baseline-vulkan llvmpipe -- $quick --backend vulkan --baseline; }
 baseline_gl() { run baseline-gl llvmpipe -- $quick --backend gl --baseline; }
 baseline_swiftshader() { run baseline-swiftshader SwiftShader "${swiftshader[@]}" -- $quick --baseline; }

@@ -697,8 +697,7 @@ impl Gpu {
 
     /// The lanes of a subgroup, where the device has subgroups and all are of one size.
     pub(crate) fn subgroup_lanes(&self) -> Option<u32> {
-        let info = self.info();
-        (self.has_subgroups() && info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
+        lanes_of_all(self.info()).filter(|_| self.has_subgroups())
     }
 
     /// The texels that fit a texture of their width, and what else a binding may hold: a tensor that is cut where it exceeds a
@@ -880,13 +879,15 @@ impl ErrorScope {
 const MATRIX_FEATURES: wgpu::Features =
     wgpu::Features::EXPERIMENTAL_COOPERATIVE_MATRIX.union(wgpu::Features::SHADER_F16).union(wgpu::Features::SUBGROUP);
 
+/// The lanes of a subgroup, where all are of one size.
+fn lanes_of_all(info: &wgpu::AdapterInfo) -> Option<u32> {
+    (info.subgroup_min_size == info.subgroup_max_size).then_some(info.subgroup_min_size)
+}
+
 /// The side of the largest square fragments of f16 whose products the adapter adds in f32, and that a tile has for its subgroups.
 fn fragment(info: &wgpu::AdapterInfo, properties: &[wgpu::CooperativeMatrixProperties]) -> Option<u32> {
     use wgpu::CooperativeScalarType::{F16, F32};
-    let lanes = info.subgroup_min_size;
-    if info.backend != wgpu::Backend::Vulkan || info.subgroup_max_size != lanes {
-        return None;
-    }
+    let lanes = lanes_of_all(info).filter(|_| info.backend == wgpu::Backend::Vulkan)?;
     let square = |it: &&wgpu::CooperativeMatrixProperties| it.m_size == it.n_size && it.n_size == it.k_size;
     let mixed = |it: &&wgpu::CooperativeMatrixProperties| it.ab_type == F16 && it.cr_type == F32;
     let sides = properties.iter().filter(square).filter(mixed).map(|it| it.m_size);

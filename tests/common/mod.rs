@@ -36,7 +36,7 @@ const BACKENDS: &[(&str, wgpu::Backends)] = if cfg!(target_os = "macos") {
 
 /// The adapters that the tests run on, whatever hardware or software serves them, with their matrix units. A backend that is missing
 /// fails the test unless `DOUBLE_ROUTING_WITHOUT` names it (`gl`, or `vulkan,gl`). `FIRST_FAILURE=1` ends the process with the first
-/// test that fails, and has one adapter after the other.
+/// test that fails from here on.
 pub fn gpus() -> Vec<Gpu> {
     if first_failure_ends() {
         std::panic::set_hook(Box::new(|failure| {
@@ -80,7 +80,8 @@ pub fn run_cases(kernel: &str) {
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
 }
 
-/// Does the same on every adapter, each on a thread of its own: most of it is the drivers' compiling, which takes one.
+/// Does the same on every adapter, each on a thread of its own: most of it is the drivers' compiling, which takes one. Where the first
+/// failure ends it all, what another adapter did beside it would be for nothing: one after the other.
 pub fn on_each<T: Send>(work: impl Fn(usize, &Gpu) -> T + Sync) -> Vec<T> {
     let (gpus, work) = (gpus(), &work);
     if first_failure_ends() {
