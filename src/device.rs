@@ -265,7 +265,8 @@ impl Gpu {
         wgpu::PipelineCompilationOptions { zero_initialize_workgroup_memory: false, ..Default::default() }
     }
 
-    /// The limits worth asking this adapter for: larger buffers and bindings, finer offsets.
+    /// The limits worth asking this adapter for: larger buffers and bindings, finer offsets, and the workgroup memory that the fastest
+    /// [tiles](crate::kernels::Tile::workgroup_bytes) of large products take.
     ///
     /// ```no_run
     /// # fn limits(adapter: &double_routing::wgpu::Adapter) -> double_routing::wgpu::Limits {
@@ -279,6 +280,7 @@ impl Gpu {
             max_storage_buffer_binding_size: limits.max_storage_buffer_binding_size,
             min_storage_buffer_offset_alignment: limits.min_storage_buffer_offset_alignment,
             max_texture_dimension_2d: limits.max_texture_dimension_2d,
+            max_compute_workgroup_storage_size: limits.max_compute_workgroup_storage_size,
             ..Self::required_limits().or_worse_values_from(&limits)
         }
     }

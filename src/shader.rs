@@ -73,6 +73,11 @@ impl Variant {
         }
     }
 
+    /// Whether every name of the other has the same value here.
+    pub(crate) fn contains(&self, other: &Self) -> bool {
+        other.0.iter().all(|(name, value)| self.get(name) == Some(*value))
+    }
+
     /// Whether a condition of the `//#if` language holds.
     pub(crate) fn holds(&self, condition: &str) -> Result<bool> {
         for term in condition.split("||") {

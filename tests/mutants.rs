@@ -36,7 +36,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "tile product: no barrier before the stage is read",
         file: "shaders/lib/tile.wgsl",
-        from: "        // The stage is complete before anyone reads it.\n        workgroupBarrier();\n",
+        from: "        // and so is each that follows.\n        workgroupBarrier();\n",
         to: "",
         test: "matmul",
         cases: "matmul 65x63x31",
@@ -164,8 +164,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "tile product: a staged block is fetched one stage late",
         file: "shaders/lib/tile.wgsl",
-        from: "block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);",
-        to: "block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k);",
+        from: "block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k);",
+        to: "block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k - TILE_DEPTH);",
         test: "matmul",
         cases: "matmul 65x63x31",
     },

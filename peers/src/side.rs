@@ -46,6 +46,8 @@ const MOST_REPETITIONS: u32 = 64;
 const SETTLED: f64 = 1.05;
 const NEXT_CALLS: usize = 3;
 const MOST_ROUNDS: usize = 10;
+/// And not before it has kept the device busy for so long: one that was idle runs at a fraction of its clock at first.
+const AWAKE: Duration = Duration::from_millis(500);
 
 /// Makes a side and lets it do its work for the first time; how long that took, compiling, choosing kernels and all.
 pub fn first<Made: Side>(make: impl FnOnce() -> Result<Made>) -> Result<(Made, Duration)> {
@@ -57,17 +59,20 @@ pub fn first<Made: Side>(make: impl FnOnce() -> Result<Made>) -> Result<(Made, D
 
 /// Runs until times settle; the best of them.
 pub fn warm_up(side: &dyn Side) -> Result<Duration> {
+    let start = Instant::now();
     let mut best = side.time(1)?;
-    for _ in 0..MOST_ROUNDS {
+    let mut rounds = 0;
+    loop {
         let before = best;
         for _ in 0..NEXT_CALLS {
             best = best.min(side.time(1)?);
         }
-        if best.mul_f64(SETTLED) > before {
-            break;
+        rounds += 1;
+        let settled = best.mul_f64(SETTLED) > before || rounds >= MOST_ROUNDS;
+        if settled && start.elapsed() >= AWAKE {
+            return Ok(best);
         }
     }
-    Ok(best)
 }
 
 /// How often a work is done in one measurement, the same for all who do it.

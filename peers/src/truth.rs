@@ -7,19 +7,23 @@ use double_routing::{
     kernels::{GroupLimit, GroupScore},
     moe::MoeWeights,
     reference::{
-        Axis, Experts, Forward, PathRule, PathScore, PathsOfRow, Product, ROUNDING, feed_forward, gate_bound,
-        group_score, matmul, matmul_bound, path_scores, route_paths, score_bound, select, signal_error, softmax,
+        Axis, Experts, Forward, Layer, PathRule, PathScore, PathsOfRow, Product, ROUNDING, Real, attend, feed_forward,
+        gate_bound, group_score, matmul, matmul_bound, path_scores, route, route_paths, score_bound, select,
+        signal_error, softmax,
     },
 };
 
 use crate::work::{Problem, ROUTER};
 
-/// Rows of a matmul's, a softmax's or a mixture's result that are held against the truth.
+/// Rows of a result that are held against the truth.
 const CHECKED_ROWS: usize = 16;
 /// A result may be this many times as far from the truth as plain f32 loops on the CPU are; errors below the floor are too
 /// small to compare.
 const YARDSTICKS: f64 = 4.0;
 const FLOOR: f64 = 1e-6;
+/// Matrix units may cut off what others round, in `shaders/lib/tile.wgsl`'s words; so many times the error is allowed where both
+/// factors are of f16.
+const CUT_OFF: f64 = 3.0;
 /// Of a router's rows, f32 may leave one in so many undecided.
 const MOST_UNDECIDED: usize = 100;
 
@@ -61,12 +65,10 @@ impl Truth {
                 let layer = weights.to_reference();
                 // A sequence does not depend on the others. The last is the one that a wrong stride misses.
                 let x = &x[(batch - 1) * tokens * input..];
-                let shape = [1, tokens, input];
-                let (exact, plain) = both(
-                    || layer.forward(&exactly(x), &shape, None),
-                    || layer.cast::<f32>().forward(x, &shape, None).y,
-                )?;
-                (((batch - 1) * tokens..batch * tokens).collect(), batch * tokens, exact, plain)
+                let rows = spread(tokens);
+                let exact = forward_rows(&layer, &exactly(x), input, &rows)?;
+                let plain = forward_rows(&layer.cast::<f32>(), x, input, &rows)?.y;
+                (rows.iter().map(|row| (batch - 1) * tokens + row).collect(), batch * tokens, exact, plain)
             }
             Problem::Matmul { shape: [count, columns, depth], transposed, a, b, .. } => {
                 let rows = spread(*count);
@@ -90,7 +92,8 @@ impl Truth {
                 (rows, *count, unshared(exact), plain)
             }
         };
-        let allowed = (YARDSTICKS * signal_error(&plain, &exact)).max(FLOOR);
+        let units = if matches!(problem, Problem::Matmul { half: true, .. }) { CUT_OFF } else { 1.0 };
+        let allowed = (YARDSTICKS * units * signal_error(&plain, &exact)).max(FLOOR);
         Ok(Self { rows, all, exact, ids: None, allowed })
     }
 
@@ -188,6 +191,34 @@ fn rule() -> PathRule {
     }
 }
 
+/// These rows of a sequence's forward. Their weights need the logit of every token, which all processors share: at the large
+/// size one alone would take minutes.
+fn forward_rows<T: Real + Send + Sync>(layer: &Layer<T>, x: &[T], input: usize, rows: &[usize]) -> Result<Forward<T>> {
+    let embed = |x: &[T]| {
+        let (rows, columns) = (x.len() / input, layer.attention);
+        let product = Product { rows, columns, depth: input, transposed: true, ..Product::default() };
+        matmul(x, &layer.embedding_weight, Some(&layer.embedding_bias), &product)
+    };
+    let tokens = x.len() / input;
+    let share = tokens.div_ceil(thread::available_parallelism()?.get());
+    let logits = thread::scope(|scope| {
+        let logits = |x| attend(&embed(x), &layer.attention_weight, layer.attention_bias[0], x.len() / input);
+        let shares: Vec<_> = x.chunks(share * input).map(|x| scope.spawn(move || logits(x))).collect();
+        let joined = shares.into_iter().map(|share| share.join().map_err(|_| anyhow!("the reference failed")));
+        Ok::<_, anyhow::Error>(joined.collect::<Result<Vec<_>>>()?.concat())
+    })?;
+    let all_w = softmax(&logits, Axis { outer: 1, length: tokens, inner: 1 }, None);
+    let (h, w) = (embed(&gather(x, rows, input)?), gather(&all_w, rows, 1)?);
+    let nothing = vec![T::from_f64(0.0); layer.routing];
+    let routed = route(&h, &layer.routing1_weight, &w, &nothing, &layer.routing1_bias, layer.attention);
+    let after = |routed: &[T]| {
+        let (rows, depth) = (routed.len() / layer.routing, layer.routing);
+        let product = Product { rows, columns: layer.output, depth, transposed: true, ..Product::default() };
+        matmul(routed, &layer.routing2_weight, Some(&layer.routing2_bias), &product)
+    };
+    Ok(Forward { y: after(&routed), d: after(&layer.routing1_bias), logits: gather(&logits, rows, 1)?, h, w, routed })
+}
+
 /// Only these experts.
 fn chosen(weights: &MoeWeights, ids: &[u32]) -> Experts<f64> {
     let experts = &weights.experts;
@@ -230,7 +261,7 @@ fn spread(count: usize) -> Vec<usize> {
     (0..checked).map(|row| row * (count - 1) / (checked - 1).max(1)).collect()
 }
 
-fn gather(matrix: &[f32], rows: &[usize], columns: usize) -> Result<Vec<f32>> {
+fn gather<T: Copy>(matrix: &[T], rows: &[usize], columns: usize) -> Result<Vec<T>> {
     let row = |&row: &usize| matrix.get(row * columns..(row + 1) * columns).with_context(|| format!("no row {row}"));
     Ok(rows.iter().map(row).collect::<Result<Vec<_>>>()?.concat())
 }

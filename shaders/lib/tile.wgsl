@@ -17,7 +17,8 @@ enable wgpu_cooperative_matrix;
 //   lanes     the TILE_X invocations of a row of the workgroup own the same outputs and take the quads of k in turn, so that
 //             they read neighbouring memory of Bᵀ; their sums are added in workgroup memory (few rows);
 //   shared    the workgroup stages TILE_DEPTH of k at a time in workgroup memory, A transposed, and fetches the next stage
-//             into registers while it multiplies this one;
+//             into registers while it multiplies this one; with two TILE_STAGES it has memory for both, and waits once for each
+//             instead of twice;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
 //             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels both
 //             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns;
@@ -466,6 +467,7 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#if TILE_SOURCE == shared
 const TILE_DEPTH: u32 = 16u;
 const TILE_K_QUADS: u32 = TILE_DEPTH / 4u;
+const TILE_STAGES: u32 = 1u;
 // Quads of rows of an invocation.
 const TILE_ROW_QUADS: u32 = 2u;
 // The 4 × 4 blocks that an invocation fetches for a stage.
@@ -473,8 +475,9 @@ const TILE_LOADS: u32 = 2u;
 // Quads of rows of A, then quads of columns of B, that a stage has for each k.
 const TILE_WIDTH: u32 = (TILE_M + TILE_N) / 4u;
 
-// [k][quad of rows of A | quad of columns of B]: a block is written as four quads, and neighbours write and read neighbours.
-var<workgroup> stage: array<vec4<f32>, TILE_DEPTH * TILE_WIDTH>;
+// [quad of rows of A | quad of columns of B][k]. The loop over k, unrolled, then finds all that an invocation reads at constant
+// distances from where it starts; one k more than a stage has keeps what neighbours read in different banks of the memory.
+var<workgroup> stage: array<array<array<vec4<f32>, TILE_DEPTH + 1u>, TILE_WIDTH>, TILE_STAGES>;
 
 // Block i of a stage: its quad of k varies fastest, so that neighbours read neighbouring memory of A and Bᵀ.
 fn block_starts(place: TilePlace, i: u32) -> vec4<u32> {
@@ -509,41 +512,44 @@ fn block_fetch(place: TilePlace, i: u32, starts: vec4<u32>, k: u32) -> mat4x4<f3
     return b_block(place, starts, at, place.column + quad * 4u - TILE_M);
 }
 
+// Puts block i, as block_fetch() has it, into a stage.
+fn block_store(at: u32, i: u32, block: mat4x4<f32>) {
+    let quad = i / TILE_K_QUADS;
+    let k = (i % TILE_K_QUADS) * 4u;
+    stage[at][quad][k] = block[0];
+    stage[at][quad][k + 1u] = block[1];
+    stage[at][quad][k + 2u] = block[2];
+    stage[at][quad][k + 3u] = block[3];
+}
+
 // Adds A·B over all of depth, which is place.depth, to the accumulators.
 fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
     let invocation = place.y * TILE_X + place.x;
+    let of_a = place.y * TILE_ROW_QUADS;
+    let of_b = TILE_M / 4u + place.x;
+    var at = 0u;
     var starts: array<vec4<u32>, TILE_LOADS>;
     var next: array<mat4x4<f32>, TILE_LOADS>;
 //#for L in TILE_LOADS
     starts[L] = block_starts(place, invocation + L * TILE_X * TILE_Y);
     next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], 0u);
+    block_store(at, invocation + L * TILE_X * TILE_Y, next[L]);
 //#endfor
-    for (var k = 0u; k < depth; k += TILE_DEPTH) {
+    // The first stage is complete before anyone reads it,
+    workgroupBarrier();
+    for (var k = TILE_DEPTH; k < depth + TILE_DEPTH; k += TILE_DEPTH) {
 //#for L in TILE_LOADS
+        next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k);
+//#endfor
+//#for K in TILE_DEPTH
         {
-            let i = invocation + L * TILE_X * TILE_Y;
-            let first = (i % TILE_K_QUADS) * 4u * TILE_WIDTH + i / TILE_K_QUADS;
-            stage[first] = next[L][0];
-            stage[first + TILE_WIDTH] = next[L][1];
-            stage[first + 2u * TILE_WIDTH] = next[L][2];
-            stage[first + 3u * TILE_WIDTH] = next[L][3];
-        }
-//#endfor
-        // The stage is complete before anyone reads it.
-        workgroupBarrier();
-//#for L in TILE_LOADS
-        next[L] = block_fetch(place, invocation + L * TILE_X * TILE_Y, starts[L], k + TILE_DEPTH);
-//#endfor
-        for (var in_stage = 0u; in_stage < TILE_DEPTH; in_stage++) {
-            let of_a = in_stage * TILE_WIDTH + place.y * TILE_ROW_QUADS;
-            let of_b = in_stage * TILE_WIDTH + TILE_M / 4u + place.x;
             var columns: array<vec4<f32>, TILE_QUADS>;
 //#for Q in TILE_QUADS
-            columns[Q] = stage[of_b + Q * TILE_X];
+            columns[Q] = stage[at][of_b + Q * TILE_X][K];
 //#endfor
 //#for G in TILE_ROW_QUADS
             {
-                let rows = stage[of_a + G];
+                let rows = stage[at][of_a + G][K];
 //#for Q in TILE_QUADS
                 (*sums)[G * 4u * TILE_QUADS + Q] += rows.x * columns[Q];
                 (*sums)[(G * 4u + 1u) * TILE_QUADS + Q] += rows.y * columns[Q];
@@ -553,7 +559,17 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
             }
 //#endfor
         }
+//#endfor
+//#if TWO_STAGES
+        at = 1u - at;
+//#else
         // Everyone has read the stage before the next one overwrites it.
+        workgroupBarrier();
+//#endif
+//#for L in TILE_LOADS
+        block_store(at, invocation + L * TILE_X * TILE_Y, next[L]);
+//#endfor
+        // and so is each that follows.
         workgroupBarrier();
     }
 }

@@ -85,6 +85,8 @@ const SHAPES: &[(Kind, u64, Lanes, ())] = &[
     (Kind::Software, u64::MAX, Lanes::subgroup(16), ()),
     (Kind::Software, u64::MAX, Lanes::memory(8, 1), ()),
     (Kind::Hardware, 128, Lanes::memory(32, 4), ()),
+    // A subgroup holds its row in registers, eight quads a lane, and waits for no one.
+    (Kind::Hardware, 1024, Lanes::subgroup(32), ()),
     (Kind::Hardware, u64::MAX, Lanes::subgroups(256), ()),
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), ()),
 ];
@@ -96,7 +98,7 @@ const COLUMN_LANES: u32 = 64;
 fn kind_blocks(kind: Kind) -> &'static [u32] {
     match kind {
         Kind::Software => &[1, 4, 16, 32],
-        Kind::Hardware => &[1, 4],
+        Kind::Hardware => &[1, 4, 8],
     }
 }
 

@@ -11,7 +11,7 @@ use crate::{Error, Result};
 ///
 /// ```
 /// use double_routing::kernels::Tuning;
-/// let tuning: Tuning = "# a card\nrows<=16 columns<=* lanes 32x4 8x1\nrows<=* columns<=512 shared 8x8 8x2 16\n".parse()?;
+/// let tuning: Tuning = "# a card\nrows<=16 columns<=* lanes 32x4 8x1\nrows<=* columns<=512 shared 8x8 8x2 16 1\n".parse()?;
 /// assert_eq!(tuning.tile(16, 4096).map(|tile| tile.to_string()).as_deref(), Some("lanes 32x4 8x1"));
 /// assert_eq!(tuning.tile(17, 4096), None);
 /// assert_eq!(tuning.to_string().parse::<Tuning>()?, tuning);

@@ -39,7 +39,7 @@ translated by naga with the options that wgpu has for them: bounds checks, no gu
 not zeroed. How the parameters follow from shapes is in the library's sources, in src/kernels.
 
   double-routing shader softmax STAGE=whole --target msl --output softmax.metal
-  double-routing shader matmul --tile 'shared 16x16 8x2 16' B_TRANSPOSED=true --target spirv --output matmul.spv
+  double-routing shader matmul --tile 'shared 16x16 8x2 16 2' B_TRANSPOSED=true --target spirv --output matmul.spv
   double-routing shader --all --target hlsl --output shaders/";
 
 #[derive(Debug, clap::Args)]

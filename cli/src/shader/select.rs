@@ -99,10 +99,8 @@ impl Selection {
     pub fn of(&self, kernel: &Kernel) -> anyhow::Result<Vec<Named>> {
         let mut variants: Vec<Named> = kernel.variants().into_iter().map(Named::from).collect();
         if let Some(tile) = &self.tile {
-            let wanted = tile_values(kernel, tile)?;
-            variants = narrow(kernel, variants, &format!("--tile '{tile}'"), |variant| {
-                wanted.iter().all(|(name, value)| variant.value(name) == Some(value.as_str()))
-            })?;
+            let wanted = tile_of(kernel, tile)?;
+            variants = narrow(kernel, variants, &format!("--tile '{tile}'"), |variant| wanted.is_of(&variant.variant))?;
         }
         for word in &self.names {
             let (name, value) = word.split_once('=').with_context(|| format!("'{word}' is not NAME=VALUE"))?;
@@ -175,18 +173,14 @@ fn narrow(
     Ok(variants)
 }
 
-/// The values that the names of a tile have in a variant of it.
-fn tile_values(kernel: &Kernel, tile: &str) -> anyhow::Result<Vec<(&'static str, String)>> {
+/// The tile of this name, for a kernel that has tiles.
+fn tile_of(kernel: &Kernel, tile: &str) -> anyhow::Result<Tile> {
     let known: Vec<_> = Tile::all().map(|tile| format!("'{tile}'")).collect();
-    let parsed: Tile =
+    let parsed =
         tile.parse().ok().with_context(|| format!("--tile '{tile}' is none of the tiles {}", known.join(", ")))?;
     let has_tiles = kernel.variants().first().is_some_and(|variant| variant.to_string().contains("TILE_SOURCE="));
     ensure!(has_tiles, "--tile is for kernels with a tile product, and {} has none", kernel.name());
-    // As a tile is written: SOURCE XxY ROWSxQUADS, then perhaps DEPTH.
-    let written = parsed.to_string();
-    let words: Vec<&str> = written.split([' ', 'x']).collect();
-    let names = ["TILE_SOURCE", "TILE_X", "TILE_Y", "TILE_ROWS", "TILE_QUADS", "TILE_DEPTH"];
-    Ok(names.into_iter().zip(words.into_iter().map(str::to_owned)).collect())
+    Ok(parsed)
 }
 
 /// `a`, `a or b`, `a, b or c`.
