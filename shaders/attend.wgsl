@@ -2,6 +2,8 @@
 //
 //   X [N, K], v [K]: f32, f16 or bf16, not two different types of 16 bits     bias [1], optional     logits [N] f32
 //   logits[n] = Σ_k X[n, k] · v[k] + bias
+//   packed, where PACKS: X as pack.wgsl lays it out, with one run, for the product that comes next: what is read here is not
+//       read again
 //
 // A workgroup of LANES × ROWS invocations owns ROWS·EACH tokens; the LANES invocations of a row take the quads of its EACH
 // tokens in turn, so that a quad of v is read once for all of them, and lib/lanes.wgsl adds their sums.
@@ -13,6 +15,9 @@
 //#import lib/load x
 //#import lib/load v
 //#import lib/optional bias
+//#if PACKS
+//#import lib/texels
+//#endif
 
 // Tokens of an invocation.
 const EACH: u32 = 4u;
@@ -25,8 +30,9 @@ struct Params {
     v_first: u32,
     bias_at: u32,
     logits_first: u32,
-    unused_0: u32,
-    unused_1: u32,
+    // Rows of a panel of X packed, a multiple of EACH.
+    panel: u32,
+    unused: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -34,6 +40,9 @@ struct Params {
 @group(0) @binding(2) var<storage, read> v: array<v_word>;
 @group(0) @binding(3) var<storage, read> bias: array<u32>;
 @group(0) @binding(4) var<storage, read_write> logits: array<f32>;
+//#if PACKS
+@group(0) @binding(5) var packed: texture_storage_2d<rgba32float, write>;
+//#endif
 
 @compute @workgroup_size(LANES, ROWS)
 fn main(
@@ -58,10 +67,21 @@ fn main(
 //#for E in EACH
     starts[E] = params.x_first + min(row + E, rows - 1u) * depth;
 //#endfor
+//#if PACKS
+    let panel = params.panel;
+    let texels = row / panel * ((depth + 3u) / 4u) * panel + row % panel;
+//#endif
     for (var k = lane.lane * 4u; k < depth; k += LANES * 4u) {
         let of_v = v_quad(v_first + k, depth - k);
 //#for E in EACH
-        sums[E] += dot(x_quad(starts[E] + k, depth - k), of_v);
+        {
+            let of_x = x_quad(starts[E] + k, depth - k);
+            sums[E] += dot(of_x, of_v);
+//#if PACKS
+            let inside = select(vec4<f32>(), of_x, row + E < rows);
+            textureStore(packed, texel_place(texels + k / 4u * panel + E), inside);
+//#endif
+        }
 //#endfor
     }
 //#for E in EACH

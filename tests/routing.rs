@@ -209,6 +209,21 @@ fn the_folded_plan_takes_the_cheapest_order_and_says_so() {
     }
 }
 
+/// Three where all maps fold into one: what packs x for the product is what attends, and weights are packed once.
+#[test]
+fn a_folded_forward_is_three_dispatches() {
+    for gpu in gpus() {
+        let layer = DoubleRouting::new(&gpu, &random_weights(1, [300, 64, 64, 64]), Settings::default());
+        let layer = layer.expect("a layer");
+        let x = storage(&gpu, 4 * 40 * 300 * 4);
+        for shape in [[1, 1, 300], [1, 16, 300], [4, 40, 300]] {
+            let forward = layer.forward(Tensor::f32(&x, &shape)).plan().expect("a plan");
+            let labels: Vec<_> = forward.plan().steps().iter().map(double_routing::Step::label).collect();
+            assert_eq!(labels.len(), 3, "{:?}: {labels:?}", gpu.info().backend);
+        }
+    }
+}
+
 #[test]
 fn refuses_tensors_that_do_not_fit() {
     let gpu = any_gpu();

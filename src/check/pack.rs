@@ -7,7 +7,7 @@ use super::{
 use crate::{
     Element, Gpu, Plan, Result, Tensor, Values,
     check::Outcome,
-    kernels::{Layout, PackSource, pack},
+    kernels::{Attend, Layout, PackSource, Packed, pack},
     reference,
     tensor::{TEXELS_WIDTH, Texels},
 };
@@ -22,6 +22,8 @@ struct Spec {
     runs: usize,
     element: Element,
     shift: usize,
+    /// By `attend`, on its way, where the adapter does that.
+    attending: bool,
 }
 
 impl Spec {
@@ -29,6 +31,7 @@ impl Spec {
         let Self { batches, rows, depth, panel, runs, element, .. } = self;
         let mut name = format!("pack {batches}x{rows}x{depth} {element} panels={panel} runs={runs}");
         name += if self.transposed { " transposed" } else { "" };
+        name += if self.attending { " attending" } else { "" };
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
@@ -36,7 +39,7 @@ impl Spec {
     }
 
     async fn run(self, gpu: &Gpu) -> Result<Outcome> {
-        let Self { batches, rows, depth, transposed, panel, runs, element, shift } = self;
+        let Self { batches, rows, depth, transposed, panel, runs, element, shift, attending } = self;
         let count = batches * rows * depth;
         let mut random = Random::new((batches * 31 + rows * 7 + depth) as u64);
         let a = Data::Reals.values(&mut random, count, element);
@@ -51,13 +54,30 @@ impl Spec {
         let mut plan = Plan::default();
         let tensor = stale_operand.tensor();
         push(gpu, &mut plan, &tensor, [1, whole, 4], false, [4, 1], &texels)?;
-        let tensor = operand.tensor();
-        push(gpu, &mut plan, &tensor, [batches, rows, depth], transposed, [panel, runs], &texels)?;
-        let outcome = judge_together(gpu, &plan, &[("a", &operand)], &[], |_| Outcome {
-            elements: 0,
-            worst: 0.0,
-            signal: None,
-            fault: None,
+        let v = Data::Reals.values(&mut random, depth, Element::F32);
+        let v_operand = Operand::input(gpu, &[depth], &v, shift)?;
+        let logits = Operand::output(gpu, &[batches, rows], Element::F32, shift)?;
+        let mut attend = Attend::new(operand.tensor(), v_operand.tensor(), logits.tensor());
+        let sizes = [batches, rows, depth];
+        if attending && attend.packs(gpu)? {
+            attend = attend.packing(Packed::whole(texels.clone(), layout(sizes, [panel, runs])));
+        } else {
+            push(gpu, &mut plan, &operand.tensor(), sizes, transposed, [panel, runs], &texels)?;
+        }
+        let mut outputs = Vec::new();
+        if attending {
+            plan.append(attend.plan(gpu)?);
+            outputs.push(("logits", &logits));
+        }
+        let (a_values, v_values) = (a.to_f64(), v.to_f64());
+        let inputs = [("a", &operand), ("v", &v_operand)];
+        let outcome = judge_together(gpu, &plan, &inputs, &outputs, |results| match results.first() {
+            Some(bytes) => {
+                let expected = reference::attend(&a_values, &v_values, 0.0, rows);
+                let bound = reference::attend_bound(&a_values, &v_values, 0.0, rows);
+                compare(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes), &expected, &bound)
+            }
+            None => Outcome { elements: 0, worst: 0.0, signal: None, fault: None },
         })
         .await?;
 
@@ -78,26 +98,30 @@ impl Spec {
         if behind.iter().any(|&value| value != 1e30) {
             judged.fault = Some("a texel behind the packed ones was overwritten".into());
         }
-        Ok(Outcome { fault: outcome.fault.or(judged.fault), ..judged })
+        Ok(Outcome {
+            elements: outcome.elements + judged.elements,
+            worst: outcome.worst.max(judged.worst),
+            fault: outcome.fault.or(judged.fault),
+            ..judged
+        })
     }
+}
+
+fn layout([batches, rows, depth]: [usize; 3], [panel, runs]: [usize; 2]) -> Layout {
+    Layout { batches: batches as u64, rows: rows as u64, depth: depth as u64, panel: panel as u64, runs: runs as u64 }
 }
 
 fn push(
     gpu: &Gpu,
     plan: &mut Plan,
     a: &Tensor<'_>,
-    [batches, rows, depth]: [usize; 3],
+    sizes: [usize; 3],
     transposed: bool,
-    [panel, runs]: [usize; 2],
+    panels: [usize; 2],
     texels: &Texels,
 ) -> Result<()> {
-    let layout = Layout {
-        batches: batches as u64,
-        rows: rows as u64,
-        depth: depth as u64,
-        panel: panel as u64,
-        runs: runs as u64,
-    };
+    let [batches, rows, depth] = sizes;
+    let layout = layout(sizes, panels);
     if layout.texels() == 0 {
         return Ok(());
     }
@@ -122,6 +146,7 @@ pub(super) fn cases() -> Vec<Case> {
         runs: 1,
         element: Element::F32,
         shift: 0,
+        attending: false,
     };
     let mut specs = Vec::new();
     for transposed in [false, true] {
@@ -141,6 +166,14 @@ pub(super) fn cases() -> Vec<Case> {
         }
         // Nothing to do.
         specs.extend([[1, 9, 0], [0, 9, 5], [1, 0, 5]].map(|sizes| Spec { transposed, ..plain(sizes) }));
+    }
+    for sizes in [[1, 1, 1], [1, 8, 4], [1, 9, 5], [1, 7, 3], [1, 32, 36], [1, 33, 15], [1, 70, 131], [1, 130, 257]] {
+        specs.extend([8, 16].map(|panel| Spec { attending: true, panel, ..plain(sizes) }));
+    }
+    for element in [Element::F16, Element::BF16] {
+        for (sizes, shift) in [([1, 12, 20], 0), ([1, 13, 21], 1), ([1, 36, 8], 3)] {
+            specs.push(Spec { attending: true, element, shift, ..plain(sizes) });
+        }
     }
     specs
         .into_iter()

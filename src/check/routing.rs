@@ -88,7 +88,7 @@ pub(super) fn cases() -> Vec<Case> {
     let mut specs = Vec::new();
     let orders = || [Order::AsWritten].into_iter().chain(Order::FOLDED);
     // Ranks 2 to 5, widths that all differ, one token, one feature, a long sequence, no sequence and no token.
-    let shapes: [(&[usize], [usize; 3]); 11] = [
+    let shapes: [(&[usize], [usize; 3]); 13] = [
         (&[37, 24], [7, 5, 3]),
         (&[3, 17, 20], [6, 10, 14]),
         (&[2, 5, 3, 12], [8, 4, 9]),
@@ -98,6 +98,9 @@ pub(super) fn cases() -> Vec<Case> {
         (&[1, 3000, 24], [16, 8, 5]),
         (&[4, 64, 96], [64, 64, 64]),
         (&[2, 33, 64], [8, 40, 70]),
+        // Enough weights that software adapters pack them once, for few tokens too.
+        (&[1, 2, 301], [70, 66, 80]),
+        (&[3, 7, 258], [64, 80, 70]),
         (&[0, 4, 8], [4, 4, 4]),
         (&[2, 0, 8], [4, 4, 4]),
     ];
@@ -109,6 +112,8 @@ pub(super) fn cases() -> Vec<Case> {
         specs.push(Spec { masked: true, ..plain(&[5, 7, 3, 8], [5, 6, 7], order) });
         specs.push(Spec { half: true, ..plain(&[2, 40, 33], [12, 10, 9], order) });
         specs.push(Spec { invariant: true, ..plain(&[3, 21, 32], [12, 10, 8], order) });
+        let many = plain(&[6, 9, 260], [68, 70, 66], order);
+        specs.push(Spec { masked: true, half: true, invariant: true, ..many });
     }
     specs
         .into_iter()

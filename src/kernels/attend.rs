@@ -1,11 +1,15 @@
 //! The attention logit of each token. Shader: `shaders/attend.wgsl`.
 
 use super::{
-    Factor, Kernel, Read, Slot, check_factors, factor_reads, factor_variants,
+    Access, Factor, Kernel, Packed, Read, Slot, check_factors, factor_reads, factor_variants,
     lanes::{self, By, Kind, Lanes},
-    optional, params, shader_u32,
+    optional, params, shader_u32, tile,
 };
-use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, shader::Variant, tensor::elements};
+use crate::{
+    Element, Error, Gpu, Plan, Result, Step, Tensor,
+    shader::Variant,
+    tensor::{Bind, elements},
+};
 
 /// The kernel behind [`Attend`].
 ///
@@ -16,13 +20,23 @@ pub const ATTEND: Kernel = Kernel {
     name: "attend",
     source: include_str!("../../shaders/attend.wgsl"),
     params: Params::fields,
-    slots: &[Slot::read(1, "x"), Slot::read(2, "v"), Slot::read(3, "bias"), Slot::write(4, "logits")],
+    slots: &[
+        Slot::read(1, "x"),
+        Slot::read(2, "v"),
+        Slot::read(3, "bias"),
+        Slot::write(4, "logits"),
+        Slot::texels(5, "packed", Access::WriteTexels).when("PACKS"),
+    ],
     variants: || {
         let mut variants = Vec::new();
         for (kind, _, lanes, each) in SHAPES {
             let wide = *kind == Kind::Software;
             for each in [rows_each(*lanes, *each, 1), *each] {
-                variants.extend(factor_variants(wide).into_iter().map(|factors| variant(*lanes, each, factors)));
+                for packs in [false, true] {
+                    if may_pack(*lanes) || !packs {
+                        variants.extend(factor_variants(wide).into_iter().map(|of| variant(*lanes, each, of, packs)));
+                    }
+                }
             }
         }
         variants
@@ -37,8 +51,8 @@ params! {
         v_first,
         bias_at,
         logits_first,
-        unused_0,
-        unused_1,
+        panel,
+        unused,
     }
 }
 
@@ -57,10 +71,11 @@ const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), 1),
 ];
 
-fn variant(lanes: Lanes, each: u32, [x, v]: [Read; 2]) -> Variant {
+fn variant(lanes: Lanes, each: u32, [x, v]: [Read; 2], packs: bool) -> Variant {
     lanes
         .define(Variant::default())
         .number("EACH", each)
+        .flag("PACKS", packs)
         .word("x_TYPE", x.0.name())
         .word("x_ACCESS", x.1)
         .word("v_TYPE", v.0.name())
@@ -70,6 +85,11 @@ fn variant(lanes: Lanes, each: u32, [x, v]: [Read; 2]) -> Variant {
 /// The rows of an invocation: one where there are fewer than it would have. Which lanes add which quads stays the same.
 fn rows_each(lanes: Lanes, each: u32, rows: u64) -> u32 {
     if lanes.by == By::Subgroup && rows < u64::from(each) { 1 } else { each }
+}
+
+/// Whether they can lay x out in a texture on the way: subgroups of a size whose products have such factors.
+fn may_pack(lanes: Lanes) -> bool {
+    lanes.by == By::Subgroup && tile::packed_lanes().any(|of_tile| of_tile == lanes.lanes)
 }
 
 /// The attention logit of each token: `logits = x·v + bias`.
@@ -106,6 +126,7 @@ pub struct Attend<'a> {
     v: Tensor<'a>,
     logits: Tensor<'a>,
     bias: Option<Tensor<'a>>,
+    packed: Option<Packed>,
 }
 
 const NAME: &str = "attend";
@@ -120,7 +141,7 @@ impl<'a> Attend<'a> {
     /// # }
     /// ```
     pub fn new(x: Tensor<'a>, v: Tensor<'a>, logits: Tensor<'a>) -> Self {
-        Self { x, v, logits, bias: None }
+        Self { x, v, logits, bias: None, packed: None }
     }
 
     /// Adds `bias` to every logit.
@@ -134,6 +155,20 @@ impl<'a> Attend<'a> {
     #[must_use]
     pub fn bias(mut self, bias: Tensor<'a>) -> Self {
         self.bias = Some(bias);
+        self
+    }
+
+    /// Whether it can lay x out in a texture on the way.
+    pub(crate) fn packs(&self, gpu: &Gpu) -> Result<bool> {
+        let (rows, depth) = self.check()?;
+        let (lanes, _) = lanes::choose(gpu, SHAPES, depth);
+        let whole = rows * depth * self.x.element().bytes() as u64 <= gpu.unaligned_limit();
+        Ok(may_pack(lanes) && whole)
+    }
+
+    /// Lays x out on the way. The logits are the same.
+    pub(crate) fn packing(mut self, x: Packed) -> Self {
+        self.packed = Some(x);
         self
     }
 
@@ -164,6 +199,8 @@ impl<'a> Attend<'a> {
             });
         }
         let rows_each = limit / row_bytes;
+        // Packed panels are whole.
+        let panel = self.packed.as_ref().map_or(1, |packed| packed.layout().panel);
         let mut first = 0;
         while first < rows {
             let count = rows_each.min(rows - first);
@@ -178,23 +215,29 @@ impl<'a> Attend<'a> {
                 v_first: v.first,
                 bias_at,
                 logits_first: logits.first,
-                ..Params::default()
+                panel: shader_u32(NAME, "rows of a panel", panel)?,
+                unused: 0,
             };
             let factors = [
                 Factor { bound: &mut x, element: self.x.element(), strides: &[depth] },
                 Factor { bound: &mut v, element: self.v.element(), strides: &[depth] },
             ];
             let factors = factor_reads(gpu, factors);
+            let mut operands: Vec<(&str, &dyn Bind)> = vec![("x", &x), ("v", &v), ("bias", &bias), ("logits", &logits)];
+            operands.extend(self.packed.as_ref().map(|packed| ("packed", packed as &dyn Bind)));
             plan.push(Step::new(
                 gpu,
                 &ATTEND,
-                variant(lanes, each, factors),
+                variant(lanes, each, factors, self.packed.is_some()),
                 format!("{NAME} {count}x{depth}"),
                 bytemuck::bytes_of(&params),
-                &[("x", &x), ("v", &v), ("bias", &bias), ("logits", &logits)],
-                count.div_ceil(u64::from(lanes.rows * each)),
+                &operands,
+                count.next_multiple_of(panel).div_ceil(u64::from(lanes.rows * each)),
             )?);
             first += count;
+        }
+        if let Some(packed) = &self.packed {
+            plan.keep_texels(packed.texels().clone());
         }
         Ok(plan)
     }

@@ -1,7 +1,7 @@
 //! C = A·B + bias and C = A·Bᵀ + bias. Shader: `shaders/matmul.wgsl`.
 
 use super::{
-    Access, Kernel, Slot, check_factors, check_output, optional, params,
+    Access, Constant, Kernel, Layout, Packed, Slot, check_factors, check_output, optional, params,
     reduce::{self, Reduce},
     tile::{self, Multiplication, PACKED, Piece, Product, STORED, Tile},
 };
@@ -79,6 +79,8 @@ pub struct Matmul<'a> {
     bias: Option<Tensor<'a>>,
     transposed: bool,
     batch_invariant: bool,
+    a_packed: Option<Packed>,
+    b_constant: Option<&'a Constant>,
 }
 
 const NAME: &str = "matmul";
@@ -145,7 +147,7 @@ impl<'a> Matmul<'a> {
     /// # }
     /// ```
     pub fn new(a: Tensor<'a>, b: Tensor<'a>, c: Tensor<'a>) -> Self {
-        Self { a, b, c, bias: None, transposed: false, batch_invariant: false }
+        Self { a, b, c, bias: None, transposed: false, batch_invariant: false, a_packed: None, b_constant: None }
     }
 
     /// B is stored `[N, K]`: `c = a·bᵀ`.
@@ -188,6 +190,26 @@ impl<'a> Matmul<'a> {
     #[must_use]
     pub fn batch_invariant(mut self, invariant: bool) -> Self {
         self.batch_invariant = invariant;
+        self
+    }
+
+    /// That `b` is this.
+    pub(crate) fn constant(mut self, b: &'a Constant) -> Self {
+        self.b_constant = Some(b);
+        self
+    }
+
+    /// How `a` would be packed, if as a whole.
+    pub(crate) fn a_layout(&self, gpu: &Gpu) -> Result<Option<Layout>> {
+        let multiplication = self.check()?;
+        let tile = multiplication.tile(gpu, self.batch_invariant);
+        let [of_a, _] = multiplication.packed_whole(gpu, tile)?;
+        Ok(of_a)
+    }
+
+    /// What `a` is packed as already, with [`Self::a_layout`].
+    pub(crate) fn packed(mut self, a: Option<Packed>) -> Self {
+        self.a_packed = a;
         self
     }
 
@@ -281,6 +303,8 @@ impl<'a> Matmul<'a> {
             depth: *depth as u64,
             transposed: self.transposed,
             b_batched,
+            a_packed: self.a_packed.as_ref(),
+            b_constant: self.b_constant,
         })
     }
 }

@@ -28,7 +28,7 @@ pub use combine::{COMBINE, Combine};
 pub use dispatch::{DISPATCH, Dispatch};
 pub use matmul::{MATMUL, Matmul};
 pub use pack::PACK;
-pub(crate) use pack::{Layout, Source as PackSource, pack};
+pub(crate) use pack::{Constant, Layout, Source as PackSource, pack};
 pub use path_load::{PATH_LOAD, PathLoad};
 pub use path_matmul::{PATH_MATMUL, PathMatmul};
 pub use reduce::{REDUCE, Reduce};
@@ -36,6 +36,7 @@ pub use route::{ROUTE, Route};
 pub use route_paths::{ROUTE_PATHS, RoutePaths};
 pub use select::{SELECT, Select};
 pub use softmax::{SOFTMAX, Softmax};
+pub(crate) use tile::Packed;
 pub use tile::Tile;
 pub use tuning::Tuning;
 

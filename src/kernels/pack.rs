@@ -1,10 +1,12 @@
 //! A factor of a product laid out in a texture. Shader: `shaders/pack.wgsl`.
 
-use super::{Access, Kernel, Slot, load_accesses, params};
+use std::sync::OnceLock;
+
+use super::{Access, Kernel, Packed, Slot, load_accesses, params};
 use crate::{
-    Element, Gpu, Result, Step,
+    Element, Gpu, Result, Step, Tensor, Values,
     shader::Variant,
-    tensor::{Bind, Bound, Texels},
+    tensor::{Bind, Bound, Owned, Texels},
 };
 
 /// The kernel that lays a factor of a product out in a texture, panel by panel, for the tiles of software adapters that read it
@@ -104,6 +106,59 @@ pub(crate) fn pack(gpu: &Gpu, name: &str, mut source: Source<'_>, layout: Layout
         &operands,
         layout.texels().div_ceil(u64::from(LANES * BLOCK)),
     )
+}
+
+/// Weights, `[columns, depth]` or `[batches, columns, depth]`: an operand that never changes, so that for products that read packed
+/// factors it is packed once.
+#[derive(Debug)]
+pub(crate) struct Constant {
+    owned: Owned,
+    packed: OnceLock<Packed>,
+}
+
+impl Constant {
+    /// Written with the queue's next submission.
+    pub fn upload(gpu: &Gpu, label: &str, values: &Values, shape: &[usize]) -> Result<Self> {
+        Ok(Self { owned: Owned::upload(gpu, label, values, shape)?, packed: OnceLock::new() })
+    }
+
+    pub fn tensor(&self) -> Tensor<'_> {
+        self.owned.tensor()
+    }
+
+    pub fn shape(&self) -> &[usize] {
+        self.owned.shape()
+    }
+
+    /// Its packed form. Whoever asks first submits the packing.
+    pub fn packed(&self, gpu: &Gpu, layout: Layout) -> Result<Option<Packed>> {
+        let packed = match self.packed.get() {
+            Some(packed) => packed,
+            None => {
+                let packed = self.pack(gpu, layout)?;
+                self.packed.get_or_init(|| packed)
+            }
+        };
+        Ok(Some(packed.clone()).filter(|packed| packed.layout() == layout))
+    }
+
+    fn pack(&self, gpu: &Gpu, layout: Layout) -> Result<Packed> {
+        let Layout { batches, rows, depth, .. } = layout;
+        let tensor = self.tensor();
+        let packed = Packed::whole(Texels::new(gpu, "weights packed", layout.texels())?, layout);
+        let source = Source {
+            bound: tensor.bind(gpu, "pack", "weights", 0, batches * rows * depth)?,
+            element: tensor.element(),
+            stride: depth,
+            batch: rows * depth,
+            transposed: false,
+        };
+        let step = pack(gpu, "weights", source, layout, packed.texels())?;
+        let mut encoder = gpu.device().create_command_encoder(&wgpu::CommandEncoderDescriptor { label: Some("pack") });
+        step.record(&mut encoder.begin_compute_pass(&wgpu::ComputePassDescriptor::default()));
+        gpu.queue().submit([encoder.finish()]);
+        Ok(packed)
+    }
 }
 
 fn variant(transposed: bool, element: Element, access: &'static str) -> Variant {

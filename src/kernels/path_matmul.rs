@@ -1,9 +1,9 @@
 //! The matrix products of the second level: each row with the weights of its path. Shader: `shaders/path_matmul.wgsl`.
 
 use super::{
-    Access, Factor, Kernel, Layout, PackSource, Slot, check_factors, check_output, factor_reads, optional, params,
-    shader_u32, store_access,
-    tile::{self, Operand, Operands, PACKED, PACKED_FACTORS, Packing, Product, STORED, Sought, Tile},
+    Access, Constant, Factor, Kernel, Layout, PackSource, Packed, Slot, check_factors, check_output, factor_reads,
+    optional, params, shader_u32, store_access,
+    tile::{self, Operand, Operands, PACKED, PACKED_FACTORS, Packing, Packs, Product, STORED, Sought, Tile},
     whole_words,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bind};
@@ -99,6 +99,7 @@ pub struct PathMatmul<'a> {
     bias: Option<Tensor<'a>>,
     s: Option<Tensor<'a>>,
     batch_invariant: bool,
+    b_constant: Option<&'a Constant>,
 }
 
 const NAME: &str = "path_matmul";
@@ -123,7 +124,18 @@ impl<'a> PathMatmul<'a> {
     /// # }
     /// ```
     pub fn new(a: Tensor<'a>, b: Tensor<'a>, offsets: Tensor<'a>, c: Tensor<'a>) -> Self {
-        Self { a, b, offsets, c, order: None, divisor: 1, bias: None, s: None, batch_invariant: false }
+        Self {
+            a,
+            b,
+            offsets,
+            c,
+            order: None,
+            divisor: 1,
+            bias: None,
+            s: None,
+            batch_invariant: false,
+            b_constant: None,
+        }
     }
 
     /// Row r of c comes from row `order[r] / divisor` of a: with the order of slots that [`Dispatch`](super::Dispatch) makes,
@@ -186,6 +198,12 @@ impl<'a> PathMatmul<'a> {
         self
     }
 
+    /// As [`Matmul::constant`](super::Matmul::constant).
+    pub(crate) fn constant(mut self, b: &'a Constant) -> Self {
+        self.b_constant = Some(b);
+        self
+    }
+
     /// Checks everything and builds the steps: one, or more where the weights of all paths exceed a binding; and before them, for
     /// software adapters and many rows a path, those that [pack](super::PACK) the factors.
     ///
@@ -199,6 +217,11 @@ impl<'a> PathMatmul<'a> {
     /// # }
     /// ```
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        self.plan_sharing(gpu, &mut None)
+    }
+
+    /// The same, for products that follow one another and have the same `a`: what it is packed as.
+    pub(crate) fn plan_sharing(&self, gpu: &Gpu, a_packed: &mut Option<Packed>) -> Result<Plan> {
         let geometry = self.check()?;
         let Geometry { sources, rows, paths, columns, depth } = geometry;
         let mut plan = Plan::default();
@@ -226,29 +249,40 @@ impl<'a> PathMatmul<'a> {
         let packed =
             tile.layouts([1, sources], [1, columns], depth).map(|[_, b]| gpu.texels_limit() / b.texels().max(1));
         let paths_each = gpu.unaligned_limit().checked_div(each).unwrap_or(paths).min(packed.unwrap_or(u64::MAX));
-        let mut packing = Packing::default();
+        let whole = tile.layouts([1, sources], [paths, columns], depth).filter(|_| paths <= paths_each);
+        let b_packed = match (self.b_constant, whole) {
+            (Some(constant), Some([_, layout])) => constant.packed(gpu, layout)?,
+            _ => None,
+        };
+        let mut packing = Packing::holding(a_packed.take(), b_packed);
         let mut first = 0;
         while first < paths {
             let count = paths_each.min(paths - first);
             self.push_step(gpu, &geometry, tile, [first, count], &mut packing, &mut plan)?;
             first += count;
         }
+        *a_packed = packing.into_a();
         Ok(plan)
     }
 
-    /// Packing reads the weights of all paths, whether they have rows or not: it needs so many rows a path on average that it pays,
-    /// and a batch-invariant choice would not know them.
+    /// Where the weights are packed here, all paths' are, whether they have rows or not: it needs so many rows a path on average that it
+    /// pays. A batch-invariant choice would not know them, nor whether A fits a texture.
     fn tile(&self, gpu: &Gpu, geometry: &Geometry) -> Tile {
         let &Geometry { sources, rows, paths, columns, depth } = geometry;
+        let packs = match self.b_constant {
+            _ if self.batch_invariant => Packs::Never,
+            Some(_) => Packs::of_constant(gpu, [paths, columns], depth),
+            None => Packs::Each,
+        };
         let choose = |packs| {
             let elements = [self.a.element(), self.b.element()];
             let rows = rows.div_ceil(paths);
             let sought = Sought { rows, columns, products: paths, elements, transposed: true, packs };
             Tile::choose(gpu, sought, self.batch_invariant)
         };
-        let tile = choose(!self.batch_invariant);
+        let tile = choose(packs);
         let fits = |layouts: [_; 2]| layouts.into_iter().all(|layout: Layout| layout.texels() <= gpu.texels_limit());
-        if tile.layouts([1, sources], [1, columns], depth).is_none_or(fits) { tile } else { choose(false) }
+        if tile.layouts([1, sources], [1, columns], depth).is_none_or(fits) { tile } else { choose(Packs::Never) }
     }
 
     /// The products of the paths `first .. first + paths`.

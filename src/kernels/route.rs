@@ -1,7 +1,7 @@
 //! The fused weight-multiply routing step. Shader: `shaders/route.wgsl`.
 
 use super::{
-    Access, Kernel, Slot, check_factors, check_output, optional, params,
+    Access, Constant, Kernel, Layout, Packed, Slot, check_factors, check_output, optional, params,
     reduce::{self, Reduce},
     tile::{self, Multiplication, PACKED, Product, STORED},
 };
@@ -83,6 +83,8 @@ pub struct Route<'a> {
     inner: Option<Tensor<'a>>,
     outer: Option<Tensor<'a>>,
     batch_invariant: bool,
+    a_packed: Option<Packed>,
+    b_constant: Option<&'a Constant>,
 }
 
 const NAME: &str = "route";
@@ -97,7 +99,7 @@ impl<'a> Route<'a> {
     /// # }
     /// ```
     pub fn new(x: Tensor<'a>, b: Tensor<'a>, w: Tensor<'a>, y: Tensor<'a>) -> Self {
-        Self { x, b, w, y, inner: None, outer: None, batch_invariant: false }
+        Self { x, b, w, y, inner: None, outer: None, batch_invariant: false, a_packed: None, b_constant: None }
     }
 
     /// The bias that is weighted with the product.
@@ -139,6 +141,26 @@ impl<'a> Route<'a> {
     #[must_use]
     pub fn batch_invariant(mut self, invariant: bool) -> Self {
         self.batch_invariant = invariant;
+        self
+    }
+
+    /// As [`Matmul::constant`](super::Matmul::constant).
+    pub(crate) fn constant(mut self, b: &'a Constant) -> Self {
+        self.b_constant = Some(b);
+        self
+    }
+
+    /// As [`Matmul::a_layout`](super::Matmul::a_layout), of `x`.
+    pub(crate) fn a_layout(&self, gpu: &Gpu) -> Result<Option<Layout>> {
+        let multiplication = self.check()?;
+        let tile = multiplication.tile(gpu, self.batch_invariant);
+        let [of_a, _] = multiplication.packed_whole(gpu, tile)?;
+        Ok(of_a)
+    }
+
+    /// As [`Matmul::packed`](super::Matmul::packed), of `x`.
+    pub(crate) fn packed(mut self, a: Option<Packed>) -> Self {
+        self.a_packed = a;
         self
     }
 
@@ -237,6 +259,8 @@ impl<'a> Route<'a> {
             depth: *depth as u64,
             transposed: true,
             b_batched: false,
+            a_packed: self.a_packed.as_ref(),
+            b_constant: self.b_constant,
         })
     }
 }

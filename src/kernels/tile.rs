@@ -3,7 +3,7 @@
 
 use super::{
     Factor, Read, factor_reads, factor_variants,
-    pack::{self, Layout},
+    pack::{self, Constant, Layout},
     params, shader_u32, store_access, whole_words,
 };
 use crate::{
@@ -83,6 +83,7 @@ const TILES: &[Tile] = &[
     tile(Source::Subgroup, [8, 1], [32, 1]),
     tile(Source::Subgroup, [16, 1], [16, 1]),
     tile(Source::Subgroup, [16, 1], [32, 1]),
+    tile(Source::Packed, [8, 1], [8, 1]),
     tile(Source::Packed, [8, 1], [16, 1]),
     tile(Source::Packed, [16, 1], [16, 1]),
     tile(Source::Cooperative { fragment: 8, depth: 16 }, [8, 4], [4, 2]),
@@ -99,11 +100,12 @@ struct Choice {
     rows: u64,
     columns: u64,
     workgroups: u64,
+    /// Only where B is packed once.
+    constant: bool,
     tile: Tile,
 }
 
-/// What a tile is sought for: a product, one of `products` that share the device, of factors of these types, which can be packed
-/// or not.
+/// What a tile is sought for: a product, one of `products` that share the device, of factors of these types.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Sought {
     pub rows: u64,
@@ -111,7 +113,16 @@ pub(crate) struct Sought {
     pub products: u64,
     pub elements: [Element; 2],
     pub transposed: bool,
-    pub packs: bool,
+    pub packs: Packs,
+}
+
+/// Whether factors may be packed, and how often B is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Packs {
+    Never,
+    Each,
+    /// B never changes.
+    Once,
 }
 
 const ANY: Choice = Choice {
@@ -120,6 +131,7 @@ const ANY: Choice = Choice {
     rows: u64::MAX,
     columns: u64::MAX,
     workgroups: 0,
+    constant: false,
     tile: TILES[0],
 };
 
@@ -129,6 +141,11 @@ const CHOICES: &[Choice] = &[
     // cycles where the driver has no AVX-512. What counts is how few loads a multiplication needs: a tile of R rows and C columns needs
     // 1/R + 1/C of one. lavapipe loads texels far faster, so what would be read again and again is packed first: 2.5 to 3 times as fast,
     // with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.)
+    // Where B is packed already, few rows are worth packing too: with 768 × 64 weights a forward of 1 to 32 tokens takes 0.6 of the time,
+    // with 4096 × 1024 0.2.
+    Choice { rows: 8, constant: true, tile: tile(Source::Packed, [8, 1], [8, 1]), ..ANY },
+    Choice { constant: true, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
+    Choice { constant: true, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
@@ -169,6 +186,8 @@ const CHOICES: &[Choice] = &[
     Choice { workgroups: 128, tile: tile(Source::Shared { depth: 16, stages: 1 }, [8, 8], [8, 2]), ..DISCRETE },
     Choice { tile: tile(Source::Shared { depth: 16, stages: 1 }, [8, 8], [4, 1]), ..DISCRETE },
 ];
+/// Fewer weights are not worth the dispatch that packs what they are multiplied with.
+const LEAST_WEIGHTS: u64 = 1 << 14;
 const INTEGRATED: Choice = Choice { class: AdapterClass::Integrated, ..ANY };
 const DISCRETE: Choice = Choice { class: AdapterClass::Discrete, ..ANY };
 
@@ -185,6 +204,16 @@ const fn fill(class: AdapterClass) -> (u64, u64) {
         AdapterClass::Software => (8, 2048),
         AdapterClass::Integrated => (32, 512),
         AdapterClass::Discrete => (256, 256),
+    }
+}
+
+impl Packs {
+    /// Once for weights, batches of columns of this depth, that can be packed as a whole and are enough to be worth it.
+    pub fn of_constant(gpu: &Gpu, [batches, columns]: [u64; 2], depth: u64) -> Self {
+        let packed =
+            Tile::all().filter(|tile| tile.suits(gpu)).find_map(|tile| tile.layouts([0, 0], [batches, columns], depth));
+        let fits = packed.is_some_and(|[_, of_b]| of_b.texels() <= gpu.texels_limit());
+        if fits && batches * columns * depth >= LEAST_WEIGHTS { Self::Once } else { Self::Each }
     }
 }
 
@@ -310,13 +339,16 @@ impl Tile {
         !matches!(self.source, Source::Cooperative { .. }) || [a, b] == [Element::F16; 2]
     }
 
-    /// The tile for a product; a tuning of the device's has the first say. With `batch_invariant` the number of rows has none.
+    /// The tile for a product; a tuning of the device's has the first say, unless B is packed once: `tune` has not measured that. With
+    /// `batch_invariant` the number of rows has none.
     pub(crate) fn choose(gpu: &Gpu, sought: Sought, batch_invariant: bool) -> Self {
         let Sought { rows, columns, products, elements: [a, b], transposed, packs } = sought;
         let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
+        let may_pack = packs != Packs::Never;
         let possible =
-            |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (packs || tile.source != Source::Packed);
-        if let Some(tile) = gpu.tuning().and_then(|tuning| tuning.tiles(rows, columns).find(|tile| possible(*tile))) {
+            |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || tile.source != Source::Packed);
+        let tuning = gpu.tuning().filter(|_| packs != Packs::Once);
+        if let Some(tile) = tuning.and_then(|tuning| tuning.tiles(rows, columns).find(|tile| possible(*tile))) {
             return tile;
         }
         let fits = |choice: &&Choice| {
@@ -324,6 +356,7 @@ impl Tile {
                 && rows <= choice.rows
                 && columns <= choice.columns
                 && choice.transposed.is_none_or(|wanted| wanted == transposed)
+                && (!choice.constant || packs == Packs::Once)
                 && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
                 && possible(choice.tile)
         };
@@ -507,6 +540,10 @@ pub(crate) struct Multiplication<'a> {
     pub transposed: bool,
     /// Every batch has a B of its own.
     pub b_batched: bool,
+    /// A as a whole, where it is packed already.
+    pub a_packed: Option<&'a Packed>,
+    /// B, where it never changes.
+    pub b_constant: Option<&'a Constant>,
 }
 
 /// However they were stored.
@@ -572,14 +609,23 @@ impl Piece<'_> {
 pub(super) struct Packing([Option<Packed>; 2]);
 
 /// A texture, and which part of a factor it holds: from which element on, in which layout.
-#[derive(Debug)]
-struct Packed {
+#[derive(Debug, Clone)]
+pub(crate) struct Packed {
     texels: Texels,
     first: u64,
     layout: Layout,
 }
 
 impl Packing {
+    /// With A and B, each as a whole, packed by somebody else.
+    pub fn holding(a: Option<Packed>, b: Option<Packed>) -> Self {
+        Self([a, b])
+    }
+
+    pub fn into_a(self) -> Option<Packed> {
+        self.0.into_iter().next().flatten()
+    }
+
     /// The parts of A and B from these elements on, packed: by steps of `before`, unless the textures hold them already.
     pub fn pack<'a>(
         &mut self,
@@ -598,7 +644,26 @@ impl Packing {
     }
 }
 
+impl Bind for Packed {
+    fn resource(&self) -> wgpu::BindingResource<'_> {
+        self.texels.resource()
+    }
+}
+
 impl Packed {
+    /// A factor as a whole, which somebody else packs: once for many products, or on the way.
+    pub fn whole(texels: Texels, layout: Layout) -> Self {
+        Self { texels, first: 0, layout }
+    }
+
+    pub fn texels(&self) -> &Texels {
+        &self.texels
+    }
+
+    pub fn layout(&self) -> Layout {
+        self.layout
+    }
+
     fn hold<'a>(
         held: &mut Option<Self>,
         gpu: &Gpu,
@@ -643,7 +708,12 @@ impl Multiplication<'_> {
     pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
         let (rows, columns, transposed) = (self.rows, self.columns, self.transposed);
         let elements = [self.a.element(), self.b.element()];
-        Tile::choose(gpu, Sought { rows, columns, products: 1, elements, transposed, packs: true }, batch_invariant)
+        let weights = if self.b_batched { [self.batches, self.columns] } else { [1, self.columns] };
+        let packs = match self.b_constant {
+            Some(_) => Packs::of_constant(gpu, weights, self.depth),
+            None => Packs::Each,
+        };
+        Tile::choose(gpu, Sought { rows, columns, products: 1, elements, transposed, packs }, batch_invariant)
     }
 
     /// Into how many parts of which depth the sum is cut, so that enough workgroups share it, if it is: where all of it is one
@@ -669,7 +739,7 @@ impl Multiplication<'_> {
 
     /// All parts of the sum at once: batches that share rows of A and columns of B, each with k of its own.
     pub(super) fn part_piece<'a>(&'a self, gpu: &'a Gpu, tile: Tile, parts: u64, depth: u64) -> Result<Piece<'a>> {
-        let mut piece = self.piece(gpu, tile, &self.whole(), [0, self.depth], &mut Packing::default())?;
+        let mut piece = self.piece(gpu, tile, &self.whole(), [0, self.depth], &mut self.packing(gpu, tile)?)?;
         let number = |what, count| shader_u32(self.operation, what, count);
         let each = self.rows * self.columns;
         piece.c = self.c.bind(gpu, self.operation, "parts", 0, parts * each)?;
@@ -697,7 +767,7 @@ impl Multiplication<'_> {
     /// Blocks of C follow one another; within a block k ascends, and each piece goes on where the last one stopped.
     pub(crate) fn pieces<'a>(&'a self, gpu: &'a Gpu, tile: Tile) -> Result<Vec<Piece<'a>>> {
         let mut pieces = Vec::new();
-        let mut packing = Packing::default();
+        let mut packing = self.packing(gpu, tile)?;
         let (blocks, depth_each) = self.blocks(gpu, tile)?;
         for block in blocks {
             let mut k = 0;
@@ -711,6 +781,27 @@ impl Multiplication<'_> {
             }
         }
         Ok(pieces)
+    }
+
+    /// How A and B are packed, each if it is, and as a whole.
+    pub(super) fn packed_whole(&self, gpu: &Gpu, tile: Tile) -> Result<[Option<Layout>; 2]> {
+        let nothing = [self.rows, self.columns, self.depth].contains(&0);
+        let layouts = self.layouts(tile, &self.whole(), self.depth).filter(|_| !nothing);
+        let Some([of_a, of_b]) = layouts else { return Ok([None; 2]) };
+        let (blocks, depth_each) = self.blocks(gpu, tile)?;
+        let deep = self.depth <= depth_each;
+        let wide = !self.b_batched && blocks.iter().all(|block| block.columns == self.columns);
+        Ok([Some(of_a).filter(|_| deep && blocks == [self.whole()]), Some(of_b).filter(|_| deep && wide)])
+    }
+
+    /// What is packed already.
+    fn packing(&self, gpu: &Gpu, tile: Tile) -> Result<Packing> {
+        let [of_a, of_b] = self.packed_whole(gpu, tile)?;
+        let b = match (self.b_constant, of_b) {
+            (Some(constant), Some(layout)) => constant.packed(gpu, layout)?,
+            _ => None,
+        };
+        Ok(Packing::holding(self.a_packed.filter(|_| of_a.is_some()).cloned(), b))
     }
 
     /// Whether C can be written as it is computed. One of 16 bits cannot where a row or a piece would start within a word, or where
@@ -875,6 +966,11 @@ impl Multiplication<'_> {
             c_access,
         })
     }
+}
+
+/// The sizes of subgroups whose products have packed factors.
+pub(super) fn packed_lanes() -> impl Iterator<Item = u32> {
+    Tile::all().filter(|tile| tile.source == Source::Packed).map(|tile| tile.x)
 }
 
 /// Every variant of the tile product of whole matrices: tiles × types of A and B × layout of B × how operands are read and

@@ -3,7 +3,7 @@
 use super::{ExpertWeights, MoeWeights, Router, RouterConfig, RouterForward, Routing};
 use crate::{
     Element, Error, Gpu, Plan, Result, Storage, Tensor, Values,
-    kernels::{Attend, Combine, Matmul, PathChoice, PathMatmul, Route, RoutePaths, Score},
+    kernels::{Attend, Combine, Constant, Matmul, PathChoice, PathMatmul, Route, RoutePaths, Score},
     tensor::{Owned, elements},
 };
 
@@ -39,15 +39,15 @@ pub struct MoeFeedForward {
 /// Experts on the device.
 #[derive(Debug)]
 struct Experts {
-    gate: Owned,
-    up: Owned,
-    down: Owned,
+    gate: Constant,
+    up: Constant,
+    down: Constant,
 }
 
 impl Experts {
     fn new(gpu: &Gpu, weights: &ExpertWeights) -> Result<Self> {
         let ExpertWeights { gate, up, down, paths, width, features } = weights;
-        let upload = |label, values: &Values, shape: [usize; 3]| Owned::upload(gpu, label, values, &shape);
+        let upload = |label, values: &Values, shape: [usize; 3]| Constant::upload(gpu, label, values, &shape);
         Ok(Self {
             gate: upload("gate_proj", gate, [*paths, *width, *features])?,
             up: upload("up_proj", up, [*paths, *width, *features])?,
@@ -356,8 +356,8 @@ impl<'a> MoeForwardBuilder<'a> {
         let slots = tokens * config.per_token;
         let rows = Owned::new(gpu, "experts' results", Element::F32, &[slots, features])?;
         let hidden = self.hidden(&mut plan, &block.experts, &x, &offsets, Some((&order, config.per_token)), slots)?;
-        let down = block.experts.down.tensor();
-        plan.append(self.product(hidden.tensor(), down, offsets.clone(), rows.tensor()).plan(gpu)?);
+        let down = self.product(hidden.tensor(), &block.experts.down, offsets.clone(), rows.tensor());
+        plan.append(down.plan(gpu)?);
 
         let mut combine = Combine::new(rows.tensor(), positions, y_rows).gates(routed.gates());
         let shared = self.shared(&mut plan, &x, tokens)?;
@@ -371,8 +371,9 @@ impl<'a> MoeForwardBuilder<'a> {
         Ok(MoeForward { router: routed, plan, y })
     }
 
-    fn product<'p>(&self, a: Tensor<'p>, b: Tensor<'p>, offsets: Tensor<'p>, c: Tensor<'p>) -> PathMatmul<'p> {
-        PathMatmul::new(a, b, offsets, c).batch_invariant(self.block.router.is_batch_invariant())
+    fn product<'p>(&self, a: Tensor<'p>, b: &'p Constant, offsets: Tensor<'p>, c: Tensor<'p>) -> PathMatmul<'p> {
+        let product = PathMatmul::new(a, b.tensor(), offsets, c).constant(b);
+        product.batch_invariant(self.block.router.is_batch_invariant())
     }
 
     /// `silu(gate(x)) ⊙ up(x)`, row by row.
@@ -386,7 +387,7 @@ impl<'a> MoeForwardBuilder<'a> {
         rows: usize,
     ) -> Result<Owned> {
         let gpu = self.block.router.gpu();
-        let (gate, up) = (experts.gate.tensor(), experts.up.tensor());
+        let Experts { gate, up, .. } = experts;
         let width = experts.width();
         let gated = Owned::new(gpu, "gate(x)", Element::F32, &[rows, width])?;
         let hidden = Owned::new(gpu, "hidden", Element::F32, &[rows, width])?;
@@ -396,8 +397,9 @@ impl<'a> MoeForwardBuilder<'a> {
             of_gate = of_gate.gathered(order.clone(), divisor);
             of_up = of_up.gathered(order.clone(), divisor);
         }
-        plan.append(of_gate.plan(gpu)?);
-        plan.append(of_up.plan(gpu)?);
+        let mut x_packed = None;
+        plan.append(of_gate.plan_sharing(gpu, &mut x_packed)?);
+        plan.append(of_up.plan_sharing(gpu, &mut x_packed)?);
         plan.keep(gated.buffer().clone());
         Ok(hidden)
     }
@@ -421,11 +423,11 @@ impl<'a> MoeForwardBuilder<'a> {
                 let choice = PathChoice { score: Score::Sigmoid, ..PathChoice::default() };
                 plan.append(Attend::new(x.clone(), gate.tensor(), logits.tensor()).plan(gpu)?);
                 plan.append(RoutePaths::new(logits.tensor(), ids.tensor(), weights.tensor(), choice).plan(gpu)?);
-                let route = Route::new(hidden.tensor(), down, weights.tensor(), y.tensor());
+                let route = Route::new(hidden.tensor(), down, weights.tensor(), y.tensor()).constant(&experts.down);
                 plan.append(route.batch_invariant(invariant).plan(gpu)?);
             }
             None => {
-                let product = Matmul::new(hidden.tensor(), down, y.tensor()).transposed();
+                let product = Matmul::new(hidden.tensor(), down, y.tensor()).transposed().constant(&experts.down);
                 plan.append(product.batch_invariant(invariant).plan(gpu)?);
             }
         }

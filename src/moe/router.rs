@@ -3,7 +3,7 @@
 use super::{RouterConfig, RouterWeights};
 use crate::{
     Element, Error, Gpu, Plan, Result, Tensor,
-    kernels::{Dispatch, Matmul, PathLoad, RoutePaths},
+    kernels::{Constant, Dispatch, Matmul, PathLoad, RoutePaths},
     tensor::{Owned, elements},
 };
 
@@ -21,7 +21,7 @@ pub struct Router {
     gpu: Gpu,
     config: RouterConfig,
     features: usize,
-    gate: Owned,
+    gate: Constant,
     correction_bias: Option<Owned>,
     batch_invariant: bool,
 }
@@ -56,7 +56,7 @@ impl Router {
             Some(bias) => Some(Owned::upload(gpu, "correction bias", &bias.to_f32().into(), &[paths])?),
             None => None,
         };
-        let gate = Owned::upload(gpu, "router gate", &weights.gate, &weights.shape)?;
+        let gate = Constant::upload(gpu, "router gate", &weights.gate, &weights.shape)?;
         Ok(Self { gpu: gpu.clone(), config, features, gate, correction_bias: bias, batch_invariant: false })
     }
 
@@ -339,7 +339,7 @@ impl<'a> RouterForwardBuilder<'a> {
 
         let mut plan = Plan::default();
         let logits = new("logits", Element::F32, &[tokens, paths])?;
-        let product = Matmul::new(self.x.clone(), gate.tensor(), logits.tensor()).transposed();
+        let product = Matmul::new(self.x.clone(), gate.tensor(), logits.tensor()).transposed().constant(gate);
         plan.append(product.batch_invariant(*batch_invariant).plan(gpu)?);
 
         let result = |name, element, wanted: &Option<Tensor<'_>>| match wanted {

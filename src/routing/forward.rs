@@ -3,9 +3,9 @@
 use super::{DoubleRouting, NAME, Paths, Selection, Uploaded};
 use crate::{
     Element, Error, Plan, Result, Tensor,
-    kernels::{Attend, Combine, Dispatch, Matmul, PathMatmul, Route, RoutePaths, Select, Softmax},
+    kernels::{Attend, Combine, Dispatch, Matmul, Packed, PathMatmul, Route, RoutePaths, Select, Softmax},
     moe::RouterConfig,
-    tensor::Owned,
+    tensor::{Owned, Texels},
 };
 
 /// What a forward reads and writes; made by [`DoubleRouting::forward`].
@@ -106,7 +106,8 @@ impl<'a> ForwardBuilder<'a> {
         self
     }
 
-    /// Checks everything, makes the intermediate buffers and builds the steps.
+    /// Checks everything, makes the intermediate buffers and builds the steps. On software adapters whose products read
+    /// [packed](crate::kernels::PACK) factors, the first plan of a layer also submits the packing of its weights.
     ///
     /// # Errors
     /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for tensors that do not fit, [`Error::Limit`] where an
@@ -130,48 +131,31 @@ impl<'a> ForwardBuilder<'a> {
         // What the logit is taken from is computed for every token.
         let attended = match layer.before.first() {
             Some(first) if layer.attends_first && of_x.is_none() => {
-                let h = steps.scratch("activation", leading, first.shape[0])?;
-                steps.product(self.x.clone(), first, h.tensor())?;
+                let h = steps.scratch("activation", leading, first.shape()[0])?;
+                steps.product(self.x.clone(), None, first, h.tensor())?;
                 between.push(h);
                 between[0].tensor()
             }
             _ => self.x.clone(),
         };
         let logits = steps.scratch("logits", leading, 1)?;
-        steps.attend(of_x.unwrap_or(&layer.attention), attended.clone(), logits.tensor())?;
         let w = steps.scratch("w", leading, 1)?;
-        let mut softmax = Softmax::new(logits.tensor(), w.tensor(), 1).batch_invariant(layer.settings.batch_invariant);
-        if let Some(lengths) = &self.lengths {
-            softmax = softmax.lengths(lengths.clone());
-        }
-        steps.plan.append(softmax.plan(&layer.gpu)?);
         let y = match &self.output {
             Some(y) => Owned::of(y),
             None => Owned::new(&layer.gpu, "y", Element::F32, &[leading, &[layer.dimensions.output]].concat())?,
         };
-
-        let selected = self.select(&mut steps, leading, &w)?;
+        let selected = self.selected(leading)?;
         // Where every token is selected they stay in their places.
         let gathered = selected.as_ref().filter(|selected| selected.some_left_out);
         let rows: Vec<usize> = gathered.map_or_else(|| leading.to_vec(), |selected| selected.indices.shape().to_vec());
-        let start = match gathered {
-            Some(selected) => Some(steps.gather(&attended, leading, selected)?),
-            None => None,
-        };
-        let mut from = start.as_ref().map_or_else(|| attended.clone(), Owned::tensor);
-        let mut narrow: Vec<Owned> = Vec::new();
-        for map in layer.before.iter().skip(between.len()) {
-            let result = steps.scratch("activation", &rows, map.shape[0])?;
-            steps.product(narrow.last().map_or_else(|| from.clone(), Owned::tensor), map, result.tensor())?;
-            narrow.push(result);
-        }
-        from = narrow.last().map_or_else(|| from.clone(), Owned::tensor);
-        let weights = gathered.map_or_else(|| w.tensor(), |selected| selected.weights.tensor());
-
+        let narrowing = &layer.before[between.len()..];
+        let narrow: Result<Vec<_>> =
+            narrowing.iter().map(|map| steps.scratch("activation", &rows, map.shape()[0])).collect();
+        let narrow = narrow?;
         // Straight to y, unless something comes behind.
         let last = layer.after.is_some() || layer.paths.is_some();
         let routed = match last {
-            true => Some(steps.scratch("routed", &rows, layer.routed.shape[0])?),
+            true => Some(steps.scratch("routed", &rows, layer.routed.shape()[0])?),
             false => None,
         };
         let compact = match gathered {
@@ -179,7 +163,46 @@ impl<'a> ForwardBuilder<'a> {
             None => None,
         };
         let y_of_rows = compact.as_ref().unwrap_or(&y);
-        steps.route(from, weights, routed.as_ref().unwrap_or(y_of_rows).tensor())?;
+        let to = routed.as_ref().unwrap_or(y_of_rows);
+
+        let mut attend = steps.attend(of_x.unwrap_or(&layer.attention), attended.clone(), logits.tensor());
+        let mut packed = None;
+        if gathered.is_none() {
+            // The first product reads again what attend reads.
+            let layout = match (narrowing.first(), narrow.first()) {
+                (Some(map), Some(result)) => {
+                    steps.matmul(attended.clone(), map, result.tensor()).a_layout(&layer.gpu)?
+                }
+                _ => steps.routing(attended.clone(), w.tensor(), to.tensor()).a_layout(&layer.gpu)?,
+            };
+            if let Some(layout) = layout
+                && attend.packs(&layer.gpu)?
+            {
+                let x = Packed::whole(Texels::new(&layer.gpu, "x packed", layout.texels())?, layout);
+                attend = attend.packing(x.clone());
+                packed = Some(x);
+            }
+        }
+        steps.plan.append(attend.plan(&layer.gpu)?);
+        let mut softmax = Softmax::new(logits.tensor(), w.tensor(), 1).batch_invariant(layer.settings.batch_invariant);
+        if let Some(lengths) = &self.lengths {
+            softmax = softmax.lengths(lengths.clone());
+        }
+        steps.plan.append(softmax.plan(&layer.gpu)?);
+        if let Some(selected) = &selected {
+            self.select(&mut steps, leading, &w, selected)?;
+        }
+        let start = match gathered {
+            Some(selected) => Some(steps.gather(&attended, leading, selected)?),
+            None => None,
+        };
+        let mut from = start.as_ref().map_or_else(|| attended.clone(), Owned::tensor);
+        for (map, result) in narrowing.iter().zip(&narrow) {
+            steps.product(from, packed.take(), map, result.tensor())?;
+            from = result.tensor();
+        }
+        let weights = gathered.map_or_else(|| w.tensor(), |selected| selected.weights.tensor());
+        steps.route(from, packed, weights, to.tensor())?;
         let mut chosen = None;
         if let Some(routed) = &routed {
             match (&layer.paths, &layer.after) {
@@ -187,7 +210,7 @@ impl<'a> ForwardBuilder<'a> {
                     let indices = gathered.map(|selected| selected.indices.tensor());
                     chosen = Some(steps.second_level(paths, routed, indices, y_of_rows)?);
                 }
-                (None, Some(map)) => steps.product(routed.tensor(), map, y_of_rows.tensor())?,
+                (None, Some(map)) => steps.product(routed.tensor(), None, map, y_of_rows.tensor())?,
                 (None, None) => {}
             }
         }
@@ -254,22 +277,29 @@ impl<'a> ForwardBuilder<'a> {
         Ok(leading)
     }
 
-    /// The first level.
-    fn select(&self, steps: &mut Steps<'_>, leading: &[usize], w: &Owned) -> Result<Option<Selected>> {
+    /// Where the first level's choice goes, if there is one.
+    fn selected(&self, leading: &[usize]) -> Result<Option<Selected>> {
         let (&[sequences, positions], gpu) = (leading, &self.layer.gpu) else { return Ok(None) };
         let Some(count) = self.layer.settings.selection.count(positions) else { return Ok(None) };
-        let indices = Owned::new(gpu, "indices", Element::U32, &[sequences, count])?;
-        let weights = Owned::new(gpu, "selected weights", Element::F32, &[sequences, count])?;
-        if sequences * count > 0 {
-            let of = w.tensor().reshape(leading);
-            let mut select = Select::new(of, indices.tensor()).values(weights.tensor());
-            if let Some(lengths) = &self.lengths {
-                select = select.lengths(lengths.clone());
-            }
-            steps.plan.append(select.plan(gpu)?);
+        Ok(Some(Selected {
+            indices: Owned::new(gpu, "indices", Element::U32, &[sequences, count])?,
+            weights: Owned::new(gpu, "selected weights", Element::F32, &[sequences, count])?,
+            some_left_out: count < positions || self.lengths.is_some(),
+        }))
+    }
+
+    /// The first level.
+    fn select(&self, steps: &mut Steps<'_>, leading: &[usize], w: &Owned, selected: &Selected) -> Result<()> {
+        let Selected { indices, weights, .. } = selected;
+        if indices.shape().contains(&0) {
+            return Ok(());
         }
-        let some_left_out = count < positions || self.lengths.is_some();
-        Ok(Some(Selected { indices, weights, some_left_out }))
+        let mut select = Select::new(w.tensor().reshape(leading), indices.tensor()).values(weights.tensor());
+        if let Some(lengths) = &self.lengths {
+            select = select.lengths(lengths.clone());
+        }
+        steps.plan.append(select.plan(&self.layer.gpu)?);
+        Ok(())
     }
 }
 
@@ -294,33 +324,47 @@ impl Steps<'_> {
         Owned::new(&self.layer.gpu, label, Element::F32, &[rows, &[width]].concat())
     }
 
-    fn product(&mut self, from: Tensor<'_>, map: &Uploaded, to: Tensor<'_>) -> Result<()> {
-        let mut product =
-            Matmul::new(from, map.weight(), to).transposed().batch_invariant(self.layer.settings.batch_invariant);
-        if let Some(bias) = map.bias() {
-            product = product.bias(bias);
+    fn matmul<'b>(&'b self, from: Tensor<'b>, map: &'b Uploaded, to: Tensor<'b>) -> Matmul<'b> {
+        let product = Matmul::new(from, map.weight(), to)
+            .transposed()
+            .constant(&map.weight)
+            .batch_invariant(self.layer.settings.batch_invariant);
+        match map.bias() {
+            Some(bias) => product.bias(bias),
+            None => product,
         }
-        self.plan.append(product.plan(&self.layer.gpu)?);
-        Ok(())
     }
 
-    fn attend(&mut self, attention: &Uploaded, from: Tensor<'_>, logits: Tensor<'_>) -> Result<()> {
-        let mut attend = Attend::new(from, attention.weight(), logits);
-        if let Some(bias) = attention.bias() {
-            attend = attend.bias(bias);
-        }
-        self.plan.append(attend.plan(&self.layer.gpu)?);
-        Ok(())
-    }
-
-    fn route(&mut self, from: Tensor<'_>, weights: Tensor<'_>, to: Tensor<'_>) -> Result<()> {
+    fn routing<'b>(&'b self, from: Tensor<'b>, weights: Tensor<'b>, to: Tensor<'b>) -> Route<'b> {
         let DoubleRouting { routed, outer, settings, .. } = self.layer;
-        let outer = outer.weight().reshape(&outer.shape[..1]);
-        let mut route = Route::new(from, routed.weight(), weights, to).outer(outer);
-        if let Some(inner) = routed.bias() {
-            route = route.inner(inner);
+        let outer = outer.weight().reshape(&outer.shape()[..1]);
+        let route = Route::new(from, routed.weight(), weights, to)
+            .constant(&routed.weight)
+            .outer(outer)
+            .batch_invariant(settings.batch_invariant);
+        match routed.bias() {
+            Some(inner) => route.inner(inner),
+            None => route,
         }
-        self.plan.append(route.batch_invariant(settings.batch_invariant).plan(&self.layer.gpu)?);
+    }
+
+    fn attend<'b>(&self, attention: &'b Uploaded, from: Tensor<'b>, logits: Tensor<'b>) -> Attend<'b> {
+        let attend = Attend::new(from, attention.weight(), logits);
+        match attention.bias() {
+            Some(bias) => attend.bias(bias),
+            None => attend,
+        }
+    }
+
+    fn product(&mut self, from: Tensor<'_>, packed: Option<Packed>, map: &Uploaded, to: Tensor<'_>) -> Result<()> {
+        let plan = self.matmul(from, map, to).packed(packed).plan(&self.layer.gpu)?;
+        self.plan.append(plan);
+        Ok(())
+    }
+
+    fn route(&mut self, from: Tensor<'_>, packed: Option<Packed>, weights: Tensor<'_>, to: Tensor<'_>) -> Result<()> {
+        let plan = self.routing(from, weights, to).packed(packed).plan(&self.layer.gpu)?;
+        self.plan.append(plan);
         Ok(())
     }
 
@@ -368,7 +412,7 @@ impl Steps<'_> {
         let new = |label, element, shape: &[usize]| Owned::new(gpu, label, element, shape);
 
         let logits = new("path logits", Element::F32, &[rows, count])?;
-        self.product(routed.clone(), &paths.gate, logits.tensor())?;
+        self.product(routed.clone(), None, &paths.gate, logits.tensor())?;
         let chosen = Chosen {
             ids: new("paths", Element::U32, &[rows, per_token])?,
             gates: new("gates", Element::F32, &[rows, per_token])?,
@@ -392,6 +436,7 @@ impl Steps<'_> {
         let product = PathMatmul::new(routed, paths.weight.tensor(), offsets.tensor(), results.tensor())
             .gathered(order.tensor(), per_token)
             .bias(paths.bias.tensor())
+            .constant(&paths.weight)
             .batch_invariant(self.layer.settings.batch_invariant);
         self.plan.append(product.plan(gpu)?);
         let y = y.tensor().reshape(&[rows, output]);

@@ -10,7 +10,12 @@ pub use order::{Cost, Order};
 pub use session::{Output, Session};
 pub use weights::{Dimensions, Linear, Values, Weights};
 
-use crate::{Element, Error, Gpu, Result, Tensor, kernels::PathChoice, moe::RouterConfig, tensor::Owned};
+use crate::{
+    Error, Gpu, Result, Tensor,
+    kernels::{Constant, PathChoice},
+    moe::RouterConfig,
+    tensor::Owned,
+};
 use order::{Map, Ordered};
 
 /// How a layer is evaluated.
@@ -160,7 +165,7 @@ struct Paths {
     config: RouterConfig,
     gate: Uploaded,
     /// `[P, O, R]` and `[P, O]`.
-    weight: Owned,
+    weight: Constant,
     bias: Owned,
 }
 
@@ -174,7 +179,7 @@ impl Paths {
         Ok(Some(Self {
             config,
             gate: Uploaded::new(gpu, "path gate", &gate.into())?,
-            weight: Owned::upload(gpu, "paths", &weights.routing2.weight, &[paths, output, routing])?,
+            weight: Constant::upload(gpu, "paths", &weights.routing2.weight, &[paths, output, routing])?,
             bias: Owned::upload(gpu, "paths' biases", &weights.routing2.bias, &[paths, output])?,
         }))
     }
@@ -183,32 +188,30 @@ impl Paths {
 /// A map on the device.
 #[derive(Debug)]
 struct Uploaded {
-    weight: wgpu::Buffer,
-    element: Element,
-    shape: Vec<usize>,
-    bias: Option<(wgpu::Buffer, Element)>,
+    weight: Constant,
+    bias: Option<Owned>,
 }
 
 impl Uploaded {
     fn new(gpu: &Gpu, label: &str, map: &Map) -> Result<Self> {
         let bias = match &map.bias {
-            Some(bias) => Some((gpu.upload(label, bias.bytes())?, bias.element())),
+            Some(bias) => Some(Owned::upload(gpu, label, bias, &map.shape[..1])?),
             None => None,
         };
-        Ok(Self {
-            weight: gpu.upload(label, map.weight.bytes())?,
-            element: map.weight.element(),
-            shape: map.shape.to_vec(),
-            bias,
-        })
+        Ok(Self { weight: Constant::upload(gpu, label, &map.weight, &map.shape)?, bias })
+    }
+
+    /// `[out, in]`.
+    fn shape(&self) -> &[usize] {
+        self.weight.shape()
     }
 
     fn weight(&self) -> Tensor<'_> {
-        Tensor::new(&self.weight, self.element, &self.shape)
+        self.weight.tensor()
     }
 
     fn bias(&self) -> Option<Tensor<'_>> {
-        self.bias.as_ref().map(|(buffer, element)| Tensor::new(buffer, *element, &self.shape[..1]))
+        self.bias.as_ref().map(Owned::tensor)
     }
 }
 
