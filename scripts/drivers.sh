@@ -4,7 +4,8 @@
 #   wide         lavapipe at 512 bits: subgroups of 16
 #   swiftshader  Chromium's software Vulkan: another compiler, subgroups of 4, no f16, offsets in steps of 256
 #                (both compile slowly: some cases of each kernel, SwiftShader also those at odd offsets)
-#   baseline     a device with WebGPU's default limits and no optional feature, on lavapipe and llvmpipe (GL); SwiftShader with --all
+#   baseline     a device with WebGPU's default limits and no optional feature, on lavapipe and (some cases) llvmpipe (GL); SwiftShader
+#                with --all
 #   validation   the Khronos validation layer, core and synchronisation checks: any message is a failure; and lavapipe's fresh
 #                memory is filled with garbage
 #   races        the same layer's instrumented shaders (accesses out of bounds, races in workgroup memory), on kernels for hardware
@@ -119,15 +120,17 @@ plan() {
     case "$wanted" in *" $1 "*) jobs+=("$2") ;; esac
 }
 some=()
-[ -z "$quick" ] || some=(--case x33 --case 259x133 --case 180x100 --case 'softmax 9' --case 'attend 13' --case 'select 9' --case 'route_paths 65'
-    --case 'dispatch 255' --case 'path_load 33' --case combine --case 'routing 3x17' --case 'levels 3x17' --case moe)
+[ -z "$quick" ] || some=(--case x33 --case 259x133 --case 180x100 --case 'softmax 9' --case 'attend 13' --case attending --case 'select 9x1025'
+    --case 'route_paths 65' --case 'dispatch 255' --case 'path_load 33' --case 'combine 50x3 of 60x33' --case 'combine 19x2'
+    --case 'routing 3x17' --case 'routing 3x7' --case 'levels 3x17' --case moe)
 wide() { run wide '512 bits' LP_NATIVE_VECTOR_WIDTH=512 -- $quick --backend vulkan "${some[@]}"; }
 swiftshader() {
     # Where an operand may start is what it has of its own.
     run swiftshader SwiftShader "${swiftshader[@]}" -- $quick "${some[@]}" ${quick:+--case shift=1}
 }
 baseline() { run baseline-vulkan llvmpipe -- $quick --backend vulkan --baseline; }
-baseline_gl() { run baseline-gl llvmpipe -- $quick --backend gl --baseline; }
+# Subgroups apart, which GL does not have, its kernels are the ones that the tests run.
+baseline_gl() { run baseline-gl llvmpipe -- $quick --backend gl --baseline "${some[@]}"; }
 baseline_swiftshader() { run baseline-swiftshader SwiftShader "${swiftshader[@]}" -- $quick --baseline; }
 validation() { validated validation validate_core,validate_sync,syncval_shader_accesses_heuristic $quick; }
 races() {

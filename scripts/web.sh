@@ -76,6 +76,10 @@ else
 fi
 
 step 'compiling the program'
+# What is only tested need not be small and fast.
+if [ "$part" = --test ]; then
+    export CARGO_PROFILE_RELEASE_LTO=false CARGO_PROFILE_RELEASE_OPT_LEVEL=2 CARGO_PROFILE_RELEASE_CODEGEN_UNITS=16
+fi
 (cd web && in_toolchain env CARGO_TARGET_DIR="$work/cargo" \
     cargo build --locked --release --target $wasm -p double-routing-web $standard)
 step 'compiling what writes its JavaScript'
