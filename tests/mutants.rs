@@ -188,8 +188,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "host: a tuning's tile is taken also where the device cannot run it",
         file: "src/kernels/tile.rs",
-        from: "tuning.tiles(rows, columns).find(|tile| possible(*tile))",
-        to: "tuning.tiles(rows, columns).next()",
+        from: "tuning.tiles(rows, columns, halves).find(|tile| possible(*tile))",
+        to: "tuning.tiles(rows, columns, halves).next()",
         test: "tiles",
         cases: "",
     },

@@ -48,6 +48,8 @@ const DEPTH: usize = 1024;
 /// A size, and how fast each tile was.
 #[derive(Debug, Serialize)]
 struct Row {
+    /// Of both factors.
+    element: String,
     rows: usize,
     columns: usize,
     depth: usize,
@@ -65,18 +67,27 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
         true => Effort { rounds: 3, sample: Duration::from_millis(5) },
         false => Effort { rounds: 5, sample: Duration::from_millis(30) },
     };
-    let measurable = |tile: &Tile| tile.suits(&gpu) && tile.multiplies(Element::F32, Element::F32);
-    let candidates: Vec<Tile> = Tile::all().filter(measurable).collect();
-    let steps = effort.steps(candidates.len() + 1) * rows.len() * columns.len();
-    let bar = report::progress("samples", steps, true);
+    // Where matrix units have tiles of their own for f16, these products are measured too, and come first in the file.
+    let of = |element| {
+        let measurable = |tile: &Tile| tile.suits(&gpu) && tile.multiplies(element, element);
+        (element, Tile::all().filter(measurable).collect::<Vec<_>>())
+    };
+    let (all, halves) = (of(Element::F32), of(Element::F16));
+    let kinds: Vec<_> = [Some(halves).filter(|(_, tiles)| *tiles != all.1), Some(all)].into_iter().flatten().collect();
+    let works: usize = kinds.iter().map(|(_, tiles)| tiles.len() + 1).sum();
+    let bar = report::progress("samples", effort.steps(works) * rows.len() * columns.len(), true);
     let mut table = Vec::new();
     let mut tuning = Tuning::default();
-    for &m in rows {
-        for &n in columns {
-            let (best, measured) = measure_size(&gpu, m, n, &candidates, effort, |name| report::step(&bar, name))?;
-            let most = |size: usize, sizes: &[usize]| if sizes.last() == Some(&size) { u64::MAX } else { size as u64 };
-            tuning.push(most(m, rows), most(n, columns), best);
-            table.push(measured);
+    for (element, candidates) in &kinds {
+        let add = if *element == Element::F16 { Tuning::push_halves } else { Tuning::push };
+        for &m in rows {
+            for &n in columns {
+                let progress = |name: &str| report::step(&bar, name);
+                let (best, measured) = measure_size(&gpu, *element, [m, n], candidates, effort, progress)?;
+                let most = |size, sizes: &[usize]| if sizes.last() == Some(&size) { u64::MAX } else { size as u64 };
+                add(&mut tuning, most(m, rows), most(n, columns), best);
+                table.push(measured);
+            }
         }
     }
     bar.finish_and_clear();
@@ -94,17 +105,18 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
 /// Times A·Bᵀ with every tile, and with the choice there is: the fastest tile, and all times.
 fn measure_size(
     gpu: &Gpu,
-    m: usize,
-    n: usize,
+    element: Element,
+    [m, n]: [usize; 2],
     candidates: &[Tile],
     effort: Effort,
     progress: impl FnMut(&str),
 ) -> anyhow::Result<(Tile, Row)> {
-    let operand = |label, count: usize| gpu.buffer(label, Element::F32, count as u64);
-    let (a, b, c) = (operand("a", m * DEPTH)?, operand("b", n * DEPTH)?, operand("c", m * n)?);
+    let operand = |label, element, count: usize| gpu.buffer(label, element, count as u64);
+    let (a, b) = (operand("a", element, m * DEPTH)?, operand("b", element, n * DEPTH)?);
+    let c = operand("c", Element::F32, m * n)?;
     let product = |gpu: &Gpu| -> Result<Plan> {
-        let (a, b, c) = (Tensor::f32(&a, &[m, DEPTH]), Tensor::f32(&b, &[n, DEPTH]), Tensor::f32(&c, &[m, n]));
-        Matmul::new(a, b, c).transposed().plan(gpu)
+        let (a, b) = (Tensor::new(&a, element, &[m, DEPTH]), Tensor::new(&b, element, &[n, DEPTH]));
+        Matmul::new(a, b, Tensor::f32(&c, &[m, n])).transposed().plan(gpu)
     };
     let mut plans = vec![(format!("{m}x{n} before"), product(gpu)?)];
     for tile in candidates {
@@ -122,7 +134,8 @@ fn measure_size(
     let (_, &best) = candidates.iter().enumerate().max_by(by_rate).context("no tile suits the adapter")?;
     let mut tiles: Vec<_> = candidates.iter().enumerate().map(|(at, tile)| (tile.to_string(), rate(at + 1))).collect();
     tiles.sort_by(|(_, a), (_, b)| b.total_cmp(a));
-    Ok((best, Row { rows: m, columns: n, depth: DEPTH, before: rate(0), tiles }))
+    let element = element.to_string();
+    Ok((best, Row { element, rows: m, columns: n, depth: DEPTH, before: rate(0), tiles }))
 }
 
 fn write(mut destination: Destination, adapter: &Description, tuning: &Tuning) -> anyhow::Result<()> {
@@ -138,7 +151,7 @@ fn print(out: &mut Out, adapter: &Description, table: &[Row], path: &Path) -> an
     let rows = table.iter().map(|row| {
         let (best, rate) = row.tiles.first().map_or(("", row.before), |(tile, rate)| (tile.as_str(), *rate));
         [
-            format!("{}x{}x{}", row.rows, row.columns, row.depth),
+            format!("{}x{}x{} {}", row.rows, row.columns, row.depth, row.element),
             engineering(row.before) + "FLOP/s",
             engineering(rate) + "FLOP/s",
             format!("{:.2}", rate / row.before),

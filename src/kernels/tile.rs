@@ -4,7 +4,9 @@
 use super::{
     Factor, Read, factor_reads, factor_variants,
     pack::{self, Constant, Layout},
-    params, shader_u32, store_access, whole_words,
+    params, shader_u32, store_access,
+    tuning::Tuning,
+    whole_words,
 };
 use crate::{
     AdapterClass, Element, Error, Gpu, Plan, Result, Tensor,
@@ -348,7 +350,9 @@ impl Tile {
         let possible =
             |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || tile.source != Source::Packed);
         let tuning = gpu.tuning().filter(|_| packs != Packs::Once);
-        if let Some(tile) = tuning.and_then(|tuning| tuning.tiles(rows, columns).find(|tile| possible(*tile))) {
+        let halves = [a, b] == [Element::F16; 2];
+        let tuned = |tuning: &Tuning| tuning.tiles(rows, columns, halves).find(|tile| possible(*tile));
+        if let Some(tile) = tuning.and_then(tuned) {
             return tile;
         }
         let fits = |choice: &&Choice| {

@@ -7,7 +7,8 @@ use crate::{Error, Result};
 /// factors' types and the kernel can use, is taken. A product that none fits gets its tile from the crate's own table.
 ///
 /// `double-routing tune` measures one on an adapter; [`Gpu::with_tuning`](crate::Gpu::with_tuning) uses it. Empty lines and
-/// those that begin with `#` are left out; the others are `rows<=N columns<=N TILE`, with `*` for any number.
+/// those that begin with `#` are left out; the others are `rows<=N columns<=N TILE`, with `*` for any number, and `f16` before the tile of
+/// products of f16 by f16 alone.
 ///
 /// ```
 /// use double_routing::kernels::Tuning;
@@ -15,6 +16,8 @@ use crate::{Error, Result};
 /// assert_eq!(tuning.tile(16, 4096).map(|tile| tile.to_string()).as_deref(), Some("lanes 32x4 8x1"));
 /// assert_eq!(tuning.tile(17, 4096), None);
 /// assert_eq!(tuning.to_string().parse::<Tuning>()?, tuning);
+/// let tuning: Tuning = "rows<=* columns<=* f16 cooperative 32x4 8x4 32 16".parse()?;
+/// assert_eq!(tuning.tile(64, 64), None);
 /// # Ok::<(), double_routing::Error>(())
 /// ```
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -24,6 +27,8 @@ pub struct Tuning(Vec<Row>);
 struct Row {
     rows: u64,
     columns: u64,
+    /// Only for factors that are both f16.
+    halves: bool,
     tile: Tile,
 }
 
@@ -38,30 +43,45 @@ impl Tuning {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn push(&mut self, rows: u64, columns: u64, tile: Tile) {
-        self.0.push(Row { rows, columns, tile });
+        self.0.push(Row { rows, columns, halves: false, tile });
     }
 
-    /// The tile for a product of so many rows and columns, if a row fits.
+    /// The same for products of f16 by f16 alone, which matrix units may have a tile for that others cannot use.
+    ///
+    /// ```
+    /// use double_routing::kernels::Tuning;
+    /// let mut tuning = Tuning::default();
+    /// tuning.push_halves(u64::MAX, 512, "cooperative 32x4 4x2 32 16".parse()?);
+    /// assert_eq!(tuning.to_string(), "rows<=* columns<=512 f16 cooperative 32x4 4x2 32 16\n");
+    /// # Ok::<(), double_routing::Error>(())
+    /// ```
+    pub fn push_halves(&mut self, rows: u64, columns: u64, tile: Tile) {
+        self.0.push(Row { rows, columns, halves: true, tile });
+    }
+
+    /// The tile for a product of so many rows and columns, of factors of any type, if a row fits.
     ///
     /// ```
     /// assert_eq!(double_routing::kernels::Tuning::default().tile(1, 1), None);
     /// ```
     pub fn tile(&self, rows: u64, columns: u64) -> Option<Tile> {
-        self.tiles(rows, columns).next()
+        self.tiles(rows, columns, false).next()
     }
 
-    /// Those of all rows that fit.
-    pub(crate) fn tiles(&self, rows: u64, columns: u64) -> impl Iterator<Item = Tile> {
-        self.0.iter().filter(move |row| rows <= row.rows && columns <= row.columns).map(|row| row.tile)
+    /// Those of all rows that fit, where the factors are both f16 or not.
+    pub(crate) fn tiles(&self, rows: u64, columns: u64, halves: bool) -> impl Iterator<Item = Tile> {
+        let fits = move |row: &&Row| rows <= row.rows && columns <= row.columns && (halves || !row.halves);
+        self.0.iter().filter(fits).map(|row| row.tile)
     }
 }
 
 impl std::fmt::Display for Tuning {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         let most = |count: u64| if count == u64::MAX { "*".to_owned() } else { count.to_string() };
-        self.0
-            .iter()
-            .try_for_each(|row| writeln!(f, "rows<={} columns<={} {}", most(row.rows), most(row.columns), row.tile))
+        self.0.iter().try_for_each(|Row { rows, columns, halves, tile }| {
+            let element = if *halves { "f16 " } else { "" };
+            writeln!(f, "rows<={} columns<={} {element}{tile}", most(*rows), most(*columns))
+        })
     }
 }
 
@@ -83,8 +103,12 @@ impl std::str::FromStr for Tuning {
             let mut words = line.splitn(3, ' ');
             let (rows, columns) = (most(words.next(), "rows"), most(words.next(), "columns"));
             let (Some(rows), Some(columns), Some(tile)) = (rows, columns, words.next()) else { return Err(wrong()) };
+            let (halves, tile) = match tile.strip_prefix("f16 ") {
+                Some(tile) => (true, tile),
+                None => (false, tile),
+            };
             let tile = Tile::named(tile).ok_or_else(wrong)?;
-            tuning.push(rows, columns, tile);
+            tuning.0.push(Row { rows, columns, halves, tile });
         }
         Ok(tuning)
     }

@@ -108,8 +108,8 @@ impl std::fmt::Display for Layer {
 const LAYERS: [Layer; 3] =
     [Layer::square(8, 512, 768, 256), Layer::square(1, 128, 768, 64), Layer::square(4, 2048, 1024, 512)];
 
-/// A few tokens of the first of them.
-const DECODE: Layer = Layer::square(1, 16, 768, 256);
+/// One token of a larger one, and a few of the first of them.
+const DECODE: [Layer; 2] = [Layer::square(1, 1, 4096, 1024), Layer::square(1, 16, 768, 256)];
 
 impl Spec {
     /// Everything there is to measure.
@@ -151,8 +151,8 @@ impl Spec {
         }
         // What it costs that a token's result does not depend on its batch: most where there are few rows.
         let plan = PlanKind::Folded;
-        specs.push(Self::Forward { layer: DECODE, plan, batch_invariant: false });
-        let layers = LAYERS.into_iter().chain([DECODE]);
+        specs.extend(DECODE.map(|layer| Self::Forward { layer, plan, batch_invariant: false }));
+        let layers = LAYERS.into_iter().chain(DECODE);
         specs.extend(layers.map(|layer| Self::Forward { layer, plan, batch_invariant: true }));
         specs.push(Self::Select { rows: 4096, columns: 1024, count: 32 });
         specs.push(Self::Router { tokens: 4096 });
