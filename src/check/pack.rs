@@ -56,28 +56,26 @@ impl Spec {
         push(gpu, &mut plan, &tensor, [1, whole, 4], false, [4, 1], &texels)?;
         let v = Data::Reals.values(&mut random, depth, Element::F32);
         let v_operand = Operand::input(gpu, &[depth], &v, shift)?;
-        let logits = Operand::output(gpu, &[batches, rows], Element::F32, shift)?;
-        let mut attend = Attend::new(operand.tensor(), v_operand.tensor(), logits.tensor());
+        let logits = || Operand::output(gpu, &[batches * rows], Element::F32, shift);
+        let x = operand.tensor().reshape(&[batches * rows, depth]);
+        let (on_the_way, alone) = (logits()?, logits()?);
+        let of_alone = Attend::new(x.clone(), v_operand.tensor(), alone.tensor());
         let sizes = [batches, rows, depth];
-        if attending && attend.packs(gpu)? {
-            attend = attend.packing(Packed::whole(texels.clone(), layout(sizes, [panel, runs])));
+        let mut outputs = Vec::new();
+        if attending && of_alone.packs(gpu)? {
+            let attend = Attend::new(x.clone(), v_operand.tensor(), on_the_way.tensor());
+            let packed = Packed::whole(texels.clone(), layout(sizes, [panel, runs]));
+            plan.append(attend.packing(packed).plan(gpu)?);
+            plan.append(of_alone.plan(gpu)?);
+            outputs.extend([("logits", &on_the_way), ("logits alone", &alone)]);
         } else {
             push(gpu, &mut plan, &operand.tensor(), sizes, transposed, [panel, runs], &texels)?;
         }
-        let mut outputs = Vec::new();
-        if attending {
-            plan.append(attend.plan(gpu)?);
-            outputs.push(("logits", &logits));
-        }
-        let (a_values, v_values) = (a.to_f64(), v.to_f64());
         let inputs = [("a", &operand), ("v", &v_operand)];
-        let outcome = judge_together(gpu, &plan, &inputs, &outputs, |results| match results.first() {
-            Some(bytes) => {
-                let expected = reference::attend(&a_values, &v_values, 0.0, rows);
-                let bound = reference::attend_bound(&a_values, &v_values, 0.0, rows);
-                compare(&bytemuck::pod_collect_to_vec::<u8, f32>(bytes), &expected, &bound)
-            }
-            None => Outcome { elements: 0, worst: 0.0, signal: None, fault: None },
+        let outcome = judge_together(gpu, &plan, &inputs, &outputs, |logits| {
+            let same = logits.windows(2).all(|both| both[0] == both[1]);
+            let fault = (!same).then(|| "packing changed the logits".into());
+            Outcome { elements: outputs.len() * rows, worst: 0.0, signal: None, fault }
         })
         .await?;
 
@@ -98,12 +96,7 @@ impl Spec {
         if behind.iter().any(|&value| value != 1e30) {
             judged.fault = Some("a texel behind the packed ones was overwritten".into());
         }
-        Ok(Outcome {
-            elements: outcome.elements + judged.elements,
-            worst: outcome.worst.max(judged.worst),
-            fault: outcome.fault.or(judged.fault),
-            ..judged
-        })
+        Ok(Outcome { elements: outcome.elements + judged.elements, fault: outcome.fault.or(judged.fault), ..judged })
     }
 }
 
