@@ -4,11 +4,11 @@
 // A test that cannot go on fails, and says why.
 #![allow(clippy::panic, clippy::print_stdout)]
 
-use double_routing::kernels::{ALL, Kernel};
+use double_routing::kernels::{ALL, Kernel, Tile};
 
 use super::{
     describe::{Description, access_name},
-    metal::lint,
+    metal::{GROUP_MEMORY, lint},
     select::Named,
     translate::{Language, Shader, Target},
 };
@@ -41,7 +41,10 @@ fn examine(kernel: &'static Kernel, variant: &Named) {
         if *target == Target::Msl {
             let text = String::from_utf8_lossy(&code);
             let memory = shader.workgroup_memory().unwrap_or_else(|error| panic!("{about}: {error:#}"));
-            let problems = lint(&text, shader.workgroup_size().iter().product(), memory);
+            // A tile that takes more is for devices that have it.
+            let of_tile = Tile::all().find(|tile| tile.is_of(&variant.variant)).map_or(0, Tile::workgroup_bytes);
+            let most = GROUP_MEMORY.max(of_tile);
+            let problems = lint(&text, shader.workgroup_size().iter().product(), memory, most);
             assert!(problems.is_empty(), "{about}: {problems:#?}");
         }
         let description = Description::new(kernel, variant, language, &shader, translation)

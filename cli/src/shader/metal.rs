@@ -7,7 +7,7 @@ const BUFFERS: u32 = 31;
 /// Threads of a group: what WebGPU promises; Metal has at least 512.
 const THREADS: u32 = 256;
 /// Bytes of a group's memory, on the oldest of Apple's GPUs with compute; later ones have twice that.
-const GROUP_MEMORY: u32 = 16 << 10;
+pub const GROUP_MEMORY: u32 = 16 << 10;
 
 /// The largest half.
 const HALF: f32 = 65504.0;
@@ -37,8 +37,8 @@ const SUBGROUP_FUNCTIONS: &[(&str, (u32, u32))] = &[
     ("quad_", (2, 1)),
 ];
 
-/// What is wrong with a shader whose group has so many threads, and so many bytes of memory.
-pub fn lint(text: &str, threads: u32, group_memory: u32) -> Vec<String> {
+/// What is wrong with a shader whose group has so many threads, and so many bytes of memory of the `most` there may be.
+pub fn lint(text: &str, threads: u32, group_memory: u32, most: u32) -> Vec<String> {
     let mut problems = Vec::new();
     let version = language(text);
     if version.is_none() {
@@ -47,8 +47,8 @@ pub fn lint(text: &str, threads: u32, group_memory: u32) -> Vec<String> {
     if threads > THREADS {
         problems.push(format!("{threads} threads in a group, of {THREADS}"));
     }
-    if group_memory > GROUP_MEMORY {
-        problems.push(format!("{group_memory} bytes of threadgroup memory, of {GROUP_MEMORY}"));
+    if group_memory > most {
+        problems.push(format!("{group_memory} bytes of threadgroup memory, of {most}"));
     }
     let values = temporaries(text);
     for line in text.lines() {
@@ -135,7 +135,7 @@ fn temporaries(text: &str) -> HashMap<&str, &str> {
 #[test]
 fn every_rule_finds_what_it_is_for() {
     const FIRST: &str = "// language: metal2.3\n";
-    let problems = |text: &str| lint(&format!("{FIRST}{text}"), 64, 1024);
+    let problems = |text: &str| lint(&format!("{FIRST}{text}"), 64, 1024, GROUP_MEMORY);
     let found = |text: &str, what: &str| {
         let problems = problems(text);
         assert!(problems.len() == 1 && problems[0].contains(what), "{text}: {problems:?}");
@@ -168,11 +168,11 @@ fn every_rule_finds_what_it_is_for() {
     found("x = metal::simd_shuffle_and_fill_up(x, y, 1u);", "needs version (2, 4)");
     found("x = metal::simd_magic(x);", "in no list");
 
-    let older = |text: &str| lint(&format!("// language: metal2.1\n{text}"), 64, 1024);
+    let older = |text: &str| lint(&format!("// language: metal2.1\n{text}"), 64, 1024, GROUP_MEMORY);
     assert!(older("x = metal::simd_sum(x);")[0].contains("needs version (2, 3)"));
     assert!(older("ulong x = 0uL;")[0].contains("need version 2.3"));
-    assert!(lint("kernel void main_() {}", 64, 1024)[0].contains("no version"));
-    assert!(lint(FIRST, 257, 1024)[0].contains("257 threads"));
-    assert!(lint(FIRST, 256, 16_385)[0].contains("16385 bytes"));
-    assert_eq!(lint(FIRST, 256, 16_384), [""; 0]);
+    assert!(lint("kernel void main_() {}", 64, 1024, GROUP_MEMORY)[0].contains("no version"));
+    assert!(lint(FIRST, 257, 1024, GROUP_MEMORY)[0].contains("257 threads"));
+    assert!(lint(FIRST, 256, 16_385, GROUP_MEMORY)[0].contains("16385 bytes"));
+    assert_eq!(lint(FIRST, 256, 16_384, GROUP_MEMORY), [""; 0]);
 }
