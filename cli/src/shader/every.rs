@@ -4,7 +4,7 @@
 // A test that cannot go on fails, and says why.
 #![allow(clippy::panic, clippy::print_stdout)]
 
-use double_routing::kernels::{ALL, Kernel, Tile};
+use double_routing::kernels::{ALL, Kernel};
 
 use super::{
     describe::{Description, access_name},
@@ -42,8 +42,7 @@ fn examine(kernel: &'static Kernel, variant: &Named) {
             let text = String::from_utf8_lossy(&code);
             let memory = shader.workgroup_memory().unwrap_or_else(|error| panic!("{about}: {error:#}"));
             // A tile that takes more is for devices that have it.
-            let of_tile = Tile::all().find(|tile| tile.is_of(&variant.variant)).map_or(0, Tile::workgroup_bytes);
-            let most = GROUP_MEMORY.max(of_tile);
+            let most = GROUP_MEMORY.max(shader.features.workgroup_bytes);
             let problems = lint(&text, shader.workgroup_size().iter().product(), memory, most);
             assert!(problems.is_empty(), "{about}: {problems:#?}");
         }

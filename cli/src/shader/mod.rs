@@ -194,7 +194,7 @@ fn write_all(arguments: &Arguments, language: Language, kernels: &[&'static Kern
     let mut left_out = Vec::new();
     for variants in all(arguments, kernels)? {
         for (number, (kernel, variant)) in variants.into_iter().enumerate() {
-            match language.target.lacks(Features::of(&variant.text)) {
+            match language.target.lacks(Features::of(&variant.variant)) {
                 Some(reason) => left_out.push(reason),
                 None => work.push((kernel, number * arguments.every.get(), variant)),
             }

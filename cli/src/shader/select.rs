@@ -48,7 +48,7 @@ impl Named {
     /// How far from what fits most devices and most callers: what it needs of the device, then the additions it has, the
     /// storage types that must be unpacked, and the operands that are read element by element.
     fn plainness(&self) -> [usize; 4] {
-        let Features { subgroups, int64, matrices, .. } = Features::of(&self.text);
+        let Features { subgroups, int64, matrices, .. } = Features::of(&self.variant);
         let count =
             |what: &dyn Fn(&str, &str) -> bool| self.values.iter().filter(|(name, value)| what(name, value)).count();
         [

@@ -6,7 +6,7 @@ use anyhow::{Context, anyhow, bail, ensure};
 use clap::ValueEnum;
 use double_routing::{
     Gpu, Variant,
-    kernels::{Access, Kernel},
+    kernels::{Access, Kernel, Tile},
 };
 use naga::{
     AddressSpace, Handle, Module, ResourceBinding, ShaderStage, StorageAccess, Type, TypeInner,
@@ -57,6 +57,9 @@ impl Target {
                 Some("cooperative matrices, which naga loads for Metal element by element only")
             }
             Self::Hlsl | Self::Glsl if features.matrices => Some("cooperative matrices, which wgpu has not there"),
+            Self::Hlsl if features.workgroup_bytes > 32 << 10 => {
+                Some("more than 32 KiB of workgroup memory, which Direct3D 12 does not have")
+            }
             Self::Wgsl if features.int64 => Some("64-bit integers, which are naga's addition to WGSL"),
             Self::Wgsl if matches!(features.unseen, Unseen::Barriers) => {
                 Some("barriers in loops that WGSL cannot see to be uniform, which naga lets pass")
@@ -118,6 +121,8 @@ pub struct Features {
     pub int64: bool,
     /// Cooperative matrices, and f16 as a type of values.
     pub matrices: bool,
+    /// Of workgroup memory, for a tile.
+    pub workgroup_bytes: u32,
     unseen: Unseen,
 }
 
@@ -135,8 +140,9 @@ enum Unseen {
 
 impl Features {
     /// What a variant's names say that it needs.
-    pub fn of(variant: &str) -> Self {
-        let has = |part| variant.contains(part);
+    pub fn of(variant: &Variant) -> Self {
+        let text = variant.to_string();
+        let has = |part| text.contains(part);
         let unseen = if has("STAGE=select") && has("LANES_BY=subgroups") {
             Unseen::Barriers
         } else if has("RAGGED_LOOPS=true") || (has("STAGE=select") && has("LANES_BY=subgroup")) {
@@ -145,7 +151,14 @@ impl Features {
             Unseen::Nothing
         };
         let matrices = has("=cooperative");
-        Self { subgroups: matrices || has("=subgroup"), int64: has("=wide_"), matrices, unseen }
+        let tile = Tile::all().find(|tile| tile.is_of(variant));
+        Self {
+            subgroups: matrices || has("=subgroup"),
+            int64: has("=wide_"),
+            matrices,
+            workgroup_bytes: tile.map_or(0, Tile::workgroup_bytes),
+            unseen,
+        }
     }
 
     pub fn names(self) -> Vec<&'static str> {
@@ -168,7 +181,7 @@ pub struct Shader {
 impl Shader {
     pub fn new(kernel: &Kernel, variant: &Variant) -> anyhow::Result<Self> {
         let wgsl = kernel.wgsl(variant)?;
-        let features = Features::of(&variant.to_string());
+        let features = Features::of(variant);
         let module = naga::front::wgsl::parse_str(&wgsl).map_err(|error| anyhow!(error.emit_to_string(&wgsl)))?;
         let mut capabilities = Capabilities::empty();
         capabilities.set(Capabilities::SUBGROUP, features.subgroups);
