@@ -8,7 +8,7 @@ mod common;
 use std::{fs, path::Path};
 
 use common::{Ran, double_routing};
-use double_routing::kernels::{ALL, Access, MATMUL, REDUCE, ROUTE_PATHS, SOFTMAX};
+use double_routing::kernels::{ALL, Access, MATMUL, REDUCE, ROUTE_PATHS, SOFTMAX, Tile};
 use serde_json::Value;
 
 fn shader(arguments: &[&str]) -> Ran {
@@ -238,6 +238,12 @@ fn refusals() {
     refused(
         &["matmul", "--variant", &wide, "--target", "glsl", "--output", output],
         &format!("matmul {wide}: it has 64-bit integers, which wgpu has in no GLSL"),
+    );
+    let tile: Tile = "shared 16x16 8x2 16 2".parse().expect("a tile");
+    let large = MATMUL.variants().into_iter().find(|variant| tile.is_of(variant)).expect("of that tile").to_string();
+    refused(
+        &["matmul", "--variant", &large, "--target", "hlsl", "--output", output],
+        &format!("matmul {large}: it has more than 32 KiB of workgroup memory, which Direct3D 12 does not have"),
     );
 
     shader(&["softmax", "NOPE=1"]).refused(&["softmax has no name NOPE here", "STAGE", "LANES_BY"]);
