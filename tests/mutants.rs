@@ -42,6 +42,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "matmul 65x63x31",
     },
     Mutant {
+        fault: "tile product: of two stages only one is used",
+        file: "shaders/lib/tile.wgsl",
+        from: "        at = 1u - at;\n",
+        to: "",
+        test: "tiles",
+        cases: "",
+    },
+    Mutant {
         fault: "tile product: no barrier before the stage is overwritten",
         file: "shaders/lib/tile.wgsl",
         from: "        // Everyone has read the stage before the next one overwrites it.\n        workgroupBarrier();\n",
@@ -259,9 +267,9 @@ const MUTANTS: &[Mutant] = &[
     },
     Mutant {
         fault: "host: packed weights are taken for packed x",
-        file: "src/kernels/path_matmul.rs",
-        from: "Packing::holding(a_packed.take(), b_packed)",
-        to: "Packing::holding(b_packed.clone(), b_packed)",
+        file: "src/kernels/tile.rs",
+        from: "Ok(Self([a, b]))",
+        to: "Ok(Self([b.clone().or(a), b]))",
         test: "moe",
         cases: "",
     },

@@ -201,10 +201,7 @@ impl<'a> Matmul<'a> {
 
     /// How `a` would be packed, if as a whole.
     pub(crate) fn a_layout(&self, gpu: &Gpu) -> Result<Option<Layout>> {
-        let multiplication = self.check()?;
-        let tile = multiplication.tile(gpu, self.batch_invariant);
-        let [of_a, _] = multiplication.packed_whole(gpu, tile)?;
-        Ok(of_a)
+        self.check()?.a_layout(gpu, self.batch_invariant)
     }
 
     /// What `a` is packed as already, with [`Self::a_layout`].

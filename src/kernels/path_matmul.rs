@@ -250,11 +250,7 @@ impl<'a> PathMatmul<'a> {
             tile.layouts([1, sources], [1, columns], depth).map(|[_, b]| gpu.texels_limit() / b.texels().max(1));
         let paths_each = gpu.unaligned_limit().checked_div(each).unwrap_or(paths).min(packed.unwrap_or(u64::MAX));
         let whole = tile.layouts([1, sources], [paths, columns], depth).filter(|_| paths <= paths_each);
-        let b_packed = match (self.b_constant, whole) {
-            (Some(constant), Some([_, layout])) => constant.packed(gpu, layout)?,
-            _ => None,
-        };
-        let mut packing = Packing::holding(a_packed.take(), b_packed);
+        let mut packing = Packing::holding(gpu, a_packed.take(), self.b_constant, whole.map(|[_, of_b]| of_b))?;
         let mut first = 0;
         while first < paths {
             let count = paths_each.min(paths - first);
@@ -269,10 +265,9 @@ impl<'a> PathMatmul<'a> {
     /// pays. A batch-invariant choice would not know them, nor whether A fits a texture.
     fn tile(&self, gpu: &Gpu, geometry: &Geometry) -> Tile {
         let &Geometry { sources, rows, paths, columns, depth } = geometry;
-        let packs = match self.b_constant {
-            _ if self.batch_invariant => Packs::Never,
-            Some(_) => Packs::of_constant(gpu, [paths, columns], depth),
-            None => Packs::Each,
+        let packs = match self.batch_invariant {
+            true => Packs::Never,
+            false => Packs::of(gpu, self.b_constant, [paths, columns], depth),
         };
         let choose = |packs| {
             let elements = [self.a.element(), self.b.element()];

@@ -152,10 +152,7 @@ impl<'a> Route<'a> {
 
     /// As [`Matmul::a_layout`](super::Matmul::a_layout), of `x`.
     pub(crate) fn a_layout(&self, gpu: &Gpu) -> Result<Option<Layout>> {
-        let multiplication = self.check()?;
-        let tile = multiplication.tile(gpu, self.batch_invariant);
-        let [of_a, _] = multiplication.packed_whole(gpu, tile)?;
-        Ok(of_a)
+        self.check()?.a_layout(gpu, self.batch_invariant)
     }
 
     /// As [`Matmul::packed`](super::Matmul::packed), of `x`.

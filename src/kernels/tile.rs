@@ -143,8 +143,8 @@ const CHOICES: &[Choice] = &[
     // cycles where the driver has no AVX-512. What counts is how few loads a multiplication needs: a tile of R rows and C columns needs
     // 1/R + 1/C of one. lavapipe loads texels far faster, so what would be read again and again is packed first: 2.5 to 3 times as fast,
     // with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.)
-    // Where B is packed already, few rows are worth packing too: with 768 × 64 weights a forward of 1 to 32 tokens takes 0.6 of the time,
-    // with 4096 × 1024 0.2.
+    // Where B is packed already, few rows are worth packing too: with 768 × 64 weights a forward of 1 to 32 tokens takes 0.5 to 0.6 of
+    // the time, with 4096 × 1024 0.15 to 0.25.
     Choice { rows: 8, constant: true, tile: tile(Source::Packed, [8, 1], [8, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
@@ -210,12 +210,13 @@ const fn fill(class: AdapterClass) -> (u64, u64) {
 }
 
 impl Packs {
-    /// Once for weights, batches of columns of this depth, that can be packed as a whole and are enough to be worth it.
-    pub fn of_constant(gpu: &Gpu, [batches, columns]: [u64; 2], depth: u64) -> Self {
+    /// Once for a B that never changes, batches of columns of this depth, if it can be packed as a whole and is enough to be worth it.
+    pub fn of(gpu: &Gpu, b: Option<&Constant>, [batches, columns]: [u64; 2], depth: u64) -> Self {
         let packed =
             Tile::all().filter(|tile| tile.suits(gpu)).find_map(|tile| tile.layouts([0, 0], [batches, columns], depth));
         let fits = packed.is_some_and(|[_, of_b]| of_b.texels() <= gpu.texels_limit());
-        if fits && batches * columns * depth >= LEAST_WEIGHTS { Self::Once } else { Self::Each }
+        let enough = batches * columns * depth >= LEAST_WEIGHTS;
+        if b.is_some() && fits && enough { Self::Once } else { Self::Each }
     }
 }
 
@@ -621,9 +622,13 @@ pub(crate) struct Packed {
 }
 
 impl Packing {
-    /// With A and B, each as a whole, packed by somebody else.
-    pub fn holding(a: Option<Packed>, b: Option<Packed>) -> Self {
-        Self([a, b])
+    /// With what is packed before: A, and a B that never changes, in the layout that it would have as a whole.
+    pub fn holding(gpu: &Gpu, a: Option<Packed>, b: Option<&Constant>, of_b: Option<Layout>) -> Result<Self> {
+        let b = match (b, of_b) {
+            (Some(constant), Some(layout)) => constant.packed(gpu, layout)?,
+            _ => None,
+        };
+        Ok(Self([a, b]))
     }
 
     pub fn into_a(self) -> Option<Packed> {
@@ -712,11 +717,7 @@ impl Multiplication<'_> {
     pub(crate) fn tile(&self, gpu: &Gpu, batch_invariant: bool) -> Tile {
         let (rows, columns, transposed) = (self.rows, self.columns, self.transposed);
         let elements = [self.a.element(), self.b.element()];
-        let weights = if self.b_batched { [self.batches, self.columns] } else { [1, self.columns] };
-        let packs = match self.b_constant {
-            Some(_) => Packs::of_constant(gpu, weights, self.depth),
-            None => Packs::Each,
-        };
+        let packs = Packs::of(gpu, self.b_constant, [1, columns], self.depth);
         Tile::choose(gpu, Sought { rows, columns, products: 1, elements, transposed, packs }, batch_invariant)
     }
 
@@ -788,7 +789,7 @@ impl Multiplication<'_> {
     }
 
     /// How A and B are packed, each if it is, and as a whole.
-    pub(super) fn packed_whole(&self, gpu: &Gpu, tile: Tile) -> Result<[Option<Layout>; 2]> {
+    fn packed_whole(&self, gpu: &Gpu, tile: Tile) -> Result<[Option<Layout>; 2]> {
         let nothing = [self.rows, self.columns, self.depth].contains(&0);
         let layouts = self.layouts(tile, &self.whole(), self.depth).filter(|_| !nothing);
         let Some([of_a, of_b]) = layouts else { return Ok([None; 2]) };
@@ -801,11 +802,13 @@ impl Multiplication<'_> {
     /// What is packed already.
     fn packing(&self, gpu: &Gpu, tile: Tile) -> Result<Packing> {
         let [of_a, of_b] = self.packed_whole(gpu, tile)?;
-        let b = match (self.b_constant, of_b) {
-            (Some(constant), Some(layout)) => constant.packed(gpu, layout)?,
-            _ => None,
-        };
-        Ok(Packing::holding(self.a_packed.filter(|_| of_a.is_some()).cloned(), b))
+        Packing::holding(gpu, self.a_packed.filter(|_| of_a.is_some()).cloned(), self.b_constant, of_b)
+    }
+
+    /// How A would be packed, if as a whole.
+    pub(super) fn a_layout(&self, gpu: &Gpu, batch_invariant: bool) -> Result<Option<Layout>> {
+        let [of_a, _] = self.packed_whole(gpu, self.tile(gpu, batch_invariant))?;
+        Ok(of_a)
     }
 
     /// Whether C can be written as it is computed. One of 16 bits cannot where a row or a piece would start within a word, or where
