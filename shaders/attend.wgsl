@@ -69,7 +69,14 @@ fn main(
 //#endfor
 //#if PACKS
     let panel = params.panel;
-    let texels = row / panel * ((depth + 3u) / 4u) * panel + row % panel;
+    let quads = (depth + 3u) / 4u;
+    let texels = row / panel * ((quads + 1u) / 2u * 2u) * panel + row % panel;
+    // pack.wgsl ends with an even quad.
+    if quads % 2u == 1u && lane.lane == 0u {
+//#for E in EACH
+        textureStore(packed, texel_place(texels + quads * panel + E), vec4<f32>());
+//#endfor
+    }
 //#endif
     for (var k = lane.lane * 4u; k < depth; k += LANES * 4u) {
         let of_v = v_quad(v_first + k, depth - k);

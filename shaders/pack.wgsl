@@ -8,7 +8,8 @@
 // has its factors packed first (lib/tile.wgsl). With runs = 1 the rows of a panel lie as they are; with runs = 4 the first of
 // each four follow one another, then the second ones, …: lane l of a subgroup, which owns columns 4l .. 4l + 4 of the product,
 // finds each of the four beside its neighbours' own.
-// What lies past the last k or row is 0: the one adds nothing, and the other's products are never stored.
+// What lies past the last k or row is 0: the one adds nothing, and the other's products are never stored. The quads are an even
+// number, so that a tile may take two at a time.
 // Nothing is computed, so nothing is rounded: 16-bit elements are widened exactly. One invocation owns four rows and a quad of k.
 
 //#import lib/grid
@@ -51,7 +52,7 @@ fn rows_at(start: u32, k: u32, first_row: u32) -> vec4<f32> {
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) local: u32) {
     let index = workgroup_index(group) * LANES + local;
     let panels = (params.rows + params.panel - 1u) / params.panel;
-    let quads = (params.depth + 3u) / 4u;
+    let quads = (params.depth + 7u) / 8u * 2u;
     let blocks = params.panel / BLOCK;
     let batch = index / (panels * quads * blocks);
     if batch >= params.batches {
@@ -81,7 +82,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
         let value = block[R];
 //#else
         var value = vec4<f32>();
-        if first_row + R < params.rows {
+        if first_row + R < params.rows && k < params.depth {
             value = a_quad(start + (first_row + R) * params.stride + k, params.depth - k);
         }
 //#endif

@@ -132,10 +132,26 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "tile product: lanes hand round the rows of their neighbours",
         file: "shaders/lib/tile.wgsl",
-        from: "subgroupBroadcast(own, L)",
-        to: "subgroupBroadcast(own, L ^ 1u)",
+        from: "subgroupBroadcast(own[T], L)",
+        to: "subgroupBroadcast(own[T], L ^ 1u)",
         test: "matmul",
         cases: "matmul 9x33x5",
+    },
+    Mutant {
+        fault: "tile product: of the quads of k that are multiplied at a time only the first counts",
+        file: "shaders/lib/tile.wgsl",
+        from: "                    products += blocks[(T + 1u) * TILE_QUADS + Q] * quads[T + 1u];\n",
+        to: "",
+        test: "tiles",
+        cases: "",
+    },
+    Mutant {
+        fault: "attend: what it packs on the way does not end with an even quad of k",
+        file: "shaders/attend.wgsl",
+        from: "quads % 2u == 1u && lane.lane == 0u",
+        to: "false",
+        test: "pack",
+        cases: "attending",
     },
     Mutant {
         fault: "tile product: the panels of packed B lie as far apart as those of A",

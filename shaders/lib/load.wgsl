@@ -10,7 +10,7 @@
 //     wide_pairs     f32 at any place in words of 64 bits, of which a quad touches two or three;
 //     elements       each element by itself;
 //     half_quads     as quads, half_elements as elements, of f16 that stay f16;
-//     texels         as pack.wgsl laid it out in a texture (f32 now, whatever it was stored as).
+//     texels         not through this file: lib/tile.wgsl reads what pack.wgsl laid out in a texture.
 
 //#if OPERAND_ACCESS == quads
 //#if OPERAND_TYPE == f32
@@ -125,10 +125,5 @@ fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
     if valid > 2u { quad.z = OPERAND_element(first + 2u); }
     if valid > 3u { quad.w = OPERAND_element(first + 3u); }
     return quad;
-}
-//#endif
-//#if OPERAND_ACCESS == texels
-fn OPERAND_texel(index: u32) -> vec4<f32> {
-    return textureLoad(OPERAND, texel_place(index));
 }
 //#endif

@@ -21,7 +21,8 @@ enable wgpu_cooperative_matrix;
 //             instead of twice;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
 //             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels both
-//             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns;
+//             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns, and TILE_TIMES quads of k
+//             are multiplied at a time;
 //   cooperative  A and B are of f16: the workgroup stages them as they are, TILE_DEPTH of k at a time, and each of its TILE_Y subgroups,
 //             of TILE_X invocations, multiplies fragments of TILE_FRAGMENT × TILE_FRAGMENT in the device's matrix units,
 //             which add in f32. The sums go through workgroup memory to the invocations that own them. Such units may cut off
@@ -206,23 +207,25 @@ fn a_start(place: TilePlace, row: u32) -> u32 {
 }
 
 fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
-    return a_texel(start + k / 4u * TILE_X);
+    return textureLoad(a, texel_place(start + k / 4u * TILE_X));
 }
 
-// Where columns n .. n + 4 start.
-fn b_starts(place: TilePlace, n: u32) -> vec4<u32> {
-    let first = place.b_first + n / (4u * TILE_X) * place.b_stride + n / 4u % TILE_X;
-    return vec4<u32>(first) + vec4<u32>(0u, 1u, 2u, 3u) * TILE_X;
+// Where column n starts; the three after it follow at distances of TILE_X.
+alias BStarts = u32;
+
+fn b_starts(place: TilePlace, n: u32) -> BStarts {
+    return place.b_first + n / (4u * TILE_X) * place.b_stride + n / 4u % TILE_X;
 }
 
-// The 4 × 4 block of B that multiplies a quad of k into a quad of columns: column i of the result is B[k + i, n .. n + 4].
-fn b_block(place: TilePlace, starts: vec4<u32>, k: u32, n: u32) -> mat4x4<f32> {
-    let at = k * TILE_X;
+// The 4 × 4 block of B that multiplies a quad of k into a quad of columns: column i of the result is B[k + i, n .. n + 4]. Its texels
+// lie in one row of the texture, since the 4 · TILE_X of a panel's quad of k divide the row's.
+fn b_block(place: TilePlace, start: BStarts, k: u32, n: u32) -> mat4x4<f32> {
+    let at = texel_place(start + k * TILE_X);
     return transpose(mat4x4<f32>(
-        b_texel(starts.x + at),
-        b_texel(starts.y + at),
-        b_texel(starts.z + at),
-        b_texel(starts.w + at),
+        textureLoad(b, at),
+        textureLoad(b, at + vec2<u32>(TILE_X, 0u)),
+        textureLoad(b, at + vec2<u32>(2u * TILE_X, 0u)),
+        textureLoad(b, at + vec2<u32>(3u * TILE_X, 0u)),
     ));
 }
 //#else
@@ -237,7 +240,9 @@ fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
 }
 
 // Where the four rows of Bᵀ that are columns n .. n + 4 start, or where column n does in each row of B.
-fn b_starts(place: TilePlace, n: u32) -> vec4<u32> {
+alias BStarts = vec4<u32>;
+
+fn b_starts(place: TilePlace, n: u32) -> BStarts {
 //#if B_TRANSPOSED
     let rows = min(vec4<u32>(n) + vec4<u32>(0u, 1u, 2u, 3u), vec4<u32>(place.columns - 1u));
     return vec4<u32>(place.b_first) + rows * place.b_stride;
@@ -597,10 +602,13 @@ fn lanes_add(place: TilePlace, value: vec4<f32>) -> vec4<f32> {
 //#if TILE_SOURCE == subgroup
 const TILE_ROWS_A_LANE: u32 = 3u;
 //#endif
+// Quads of k whose products are added up before the accumulators are touched, which software drivers blend with the mask of active
+// lanes each time. More than one only of packed factors, which end with zeros.
+const TILE_TIMES: u32 = 1u;
 
 // Adds A·B over all of depth, which is place.depth, to the accumulators.
 fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32) {
-    var b_at: array<vec4<u32>, TILE_QUADS>;
+    var b_at: array<BStarts, TILE_QUADS>;
 //#for Q in TILE_QUADS
     b_at[Q] = b_starts(place, tile_column(place, Q));
 //#endfor
@@ -625,14 +633,16 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
     for (var k = place.x * 4u; k < depth; k += TILE_X * 4u) {
 //#else
 //#if RAGGED_LOOPS
-    for (var k = select(depth, 0u, last_group == N); k < depth; k += 4u) {
+    for (var k = select(depth, 0u, last_group == N); k < depth; k += 4u * TILE_TIMES) {
 //#else
-    for (var k = 0u; k < depth; k += 4u) {
+    for (var k = 0u; k < depth; k += 4u * TILE_TIMES) {
 //#endif
 //#endif
-        var blocks: array<mat4x4<f32>, TILE_QUADS>;
+        var blocks: array<mat4x4<f32>, TILE_TIMES * TILE_QUADS>;
+//#for T in TILE_TIMES
 //#for Q in TILE_QUADS
-        blocks[Q] = b_block(place, b_at[Q], k, tile_column(place, Q));
+        blocks[T * TILE_QUADS + Q] = b_block(place, b_at[Q], k + T * 4u, tile_column(place, Q));
+//#endfor
 //#endfor
 //#if TILE_SOURCE == subgroup
 //#for G in TILE_ROWS_A_LANE
@@ -641,12 +651,24 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 //#else
         {
 //#endif
-            let own = a_block(place, a_at[G], k);
+            var own: array<vec4<f32>, TILE_TIMES>;
+//#for T in TILE_TIMES
+            own[T] = a_block(place, a_at[G], k + T * 4u);
+//#endfor
 //#for L in TILE_X
             {
-                let quad = subgroupBroadcast(own, L);
+                var quads: array<vec4<f32>, TILE_TIMES>;
+//#for T in TILE_TIMES
+                quads[T] = subgroupBroadcast(own[T], L);
+//#endfor
 //#for Q in TILE_QUADS
-                (*sums)[(G * TILE_X + L) * TILE_QUADS + Q] += blocks[Q] * quad;
+                {
+                    var products = blocks[Q] * quads[0];
+//#for T in TILE_TIMES_MORE
+                    products += blocks[(T + 1u) * TILE_QUADS + Q] * quads[T + 1u];
+//#endfor
+                    (*sums)[(G * TILE_X + L) * TILE_QUADS + Q] += products;
+                }
 //#endfor
             }
 //#endfor

@@ -52,8 +52,9 @@ pub(crate) struct Layout {
 }
 
 impl Layout {
+    /// Of k: an even number.
     pub fn quads(self) -> u64 {
-        self.depth.div_ceil(4)
+        self.depth.div_ceil(8) * 2
     }
 
     /// Texels of a panel.

@@ -18,7 +18,8 @@ use crate::{
 ///
 /// Written as `SOURCE XxY RxQ`: the invocations of a workgroup along columns and rows, then the rows and quads of columns
 /// that one of them owns; `shared` has the depth of a stage and the number of stages behind it, `cooperative` the depth and the side of
-/// a fragment. The sources are those of `shaders/lib/tile.wgsl`, and `packed`: `subgroup`, with both factors packed into textures first.
+/// a fragment. The sources are those of `shaders/lib/tile.wgsl`, and `packed`: `subgroup`, with both factors packed into textures first,
+/// and behind it how many quads of k it multiplies at a time.
 ///
 /// ```
 /// use double_routing::kernels::Tile;
@@ -49,8 +50,8 @@ enum Source {
     Shared { depth: u32, stages: u32 },
     /// A from the lanes of its subgroup, which is the whole workgroup; B in memory.
     Subgroup,
-    /// The same with both packed into textures first, by `shaders/pack.wgsl`.
-    Packed,
+    /// The same with both packed into textures first, by `shaders/pack.wgsl`, so many quads of k at a time.
+    Packed { times: u32 },
     /// In workgroup memory, staged so much of k at a time, from where matrix units of the device take fragments with sides of
     /// so many elements. Both are f16.
     Cooperative { fragment: u32, depth: u32 },
@@ -85,9 +86,10 @@ const TILES: &[Tile] = &[
     tile(Source::Subgroup, [8, 1], [32, 1]),
     tile(Source::Subgroup, [16, 1], [16, 1]),
     tile(Source::Subgroup, [16, 1], [32, 1]),
-    tile(Source::Packed, [8, 1], [8, 1]),
-    tile(Source::Packed, [8, 1], [16, 1]),
-    tile(Source::Packed, [16, 1], [16, 1]),
+    tile(Source::Packed { times: 1 }, [8, 1], [8, 1]),
+    tile(Source::Packed { times: 1 }, [8, 1], [16, 1]),
+    tile(Source::Packed { times: 2 }, [8, 1], [32, 1]),
+    tile(Source::Packed { times: 1 }, [16, 1], [16, 1]),
     tile(Source::Cooperative { fragment: 8, depth: 16 }, [8, 4], [4, 2]),
     tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [4, 2]),
     tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [8, 4]),
@@ -104,6 +106,8 @@ struct Choice {
     workgroups: u64,
     /// Only where B is packed once.
     constant: bool,
+    /// Only where the CPU, which is the adapter where that is software, has AVX-512: 32 vector registers.
+    avx512: bool,
     tile: Tile,
 }
 
@@ -134,6 +138,7 @@ const ANY: Choice = Choice {
     columns: u64::MAX,
     workgroups: 0,
     constant: false,
+    avx512: false,
     tile: TILES[0],
 };
 
@@ -143,22 +148,27 @@ const CHOICES: &[Choice] = &[
     // cycles where the driver has no AVX-512. What counts is how few loads a multiplication needs: a tile of R rows and C columns needs
     // 1/R + 1/C of one. lavapipe loads texels far faster, so what would be read again and again is packed first: 2.5 to 3 times as fast,
     // with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.)
+    // AVX-512 has 32 vector registers, and there a multiplication is bound by arithmetic and by what surrounds it: twice the rows and two
+    // quads of k at a time make 0.82 to 0.87 of the time.
     // Where B is packed already, few rows are worth packing too: with 768 × 64 weights a forward of 1 to 32 tokens takes 0.5 to 0.6 of
     // the time, with 4096 × 1024 0.15 to 0.25.
-    Choice { rows: 8, constant: true, tile: tile(Source::Packed, [8, 1], [8, 1]), ..ANY },
-    Choice { constant: true, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
-    Choice { constant: true, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
+    Choice { rows: 8, constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [8, 1]), ..ANY },
+    Choice { rows: 16, constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
+    Choice { constant: true, avx512: true, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
+    Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
+    Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [16, 1], [16, 1]), ..ANY },
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
     Choice { rows: 32, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
-    Choice { workgroups: 32, tile: tile(Source::Packed, [8, 1], [16, 1]), ..ANY },
+    Choice { workgroups: 32, avx512: true, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
+    Choice { workgroups: 32, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
     Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [4, 1], [8, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [4, 1], [24, 2]), ..ANY },
     Choice { rows: 16, tile: tile(Source::Subgroup, [16, 1], [16, 1]), ..ANY },
-    Choice { workgroups: 32, tile: tile(Source::Packed, [16, 1], [16, 1]), ..ANY },
+    Choice { workgroups: 32, tile: tile(Source::Packed { times: 1 }, [16, 1], [16, 1]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [16, 1], [32, 1]), ..ANY },
     Choice { tile: tile(Source::Direct, [8, 1], [8, 1]), ..ANY },
     // Few rows: bound by reading B once, in neighbouring words. For integrated adapters nothing is measured yet: these are the shapes
@@ -292,7 +302,7 @@ impl Tile {
         let software = gpu.class() == AdapterClass::Software;
         let made_for = match self.source {
             Source::Subgroup => software && gpu.subgroup_lanes() == Some(self.x),
-            Source::Packed => software && gpu.subgroup_lanes() == Some(self.x) && gpu.packs(),
+            Source::Packed { .. } => software && gpu.subgroup_lanes() == Some(self.x) && gpu.packs(),
             Source::Direct => software == (self.x < 32),
             Source::Lanes | Source::Shared { .. } => !software,
             Source::Cooperative { .. } => {
@@ -312,7 +322,7 @@ impl Tile {
     /// ```
     pub fn workgroup_bytes(self) -> u32 {
         match self.source {
-            Source::Direct | Source::Subgroup | Source::Packed => 0,
+            Source::Direct | Source::Subgroup | Source::Packed { .. } => 0,
             Source::Lanes => 16 * self.x * self.y,
             // One k more than the stage's, for the banks.
             Source::Shared { depth, stages } => stages * (self.rows() + self.columns()) * (depth + 1) * 4,
@@ -348,8 +358,7 @@ impl Tile {
         let Sought { rows, columns, products, elements: [a, b], transposed, packs } = sought;
         let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
         let may_pack = packs != Packs::Never;
-        let possible =
-            |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || tile.source != Source::Packed);
+        let possible = |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || !tile.packs());
         let tuning = gpu.tuning().filter(|_| packs != Packs::Once);
         let halves = [a, b] == [Element::F16; 2];
         let tuned = |tuning: &Tuning| tuning.tiles(rows, columns, halves).find(|tile| possible(*tile));
@@ -362,6 +371,7 @@ impl Tile {
                 && columns <= choice.columns
                 && choice.transposed.is_none_or(|wanted| wanted == transposed)
                 && (!choice.constant || packs == Packs::Once)
+                && (!choice.avx512 || avx512())
                 && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
                 && possible(choice.tile)
         };
@@ -373,8 +383,7 @@ impl Tile {
     pub(super) fn variant(self, operands: Operands) -> Variant {
         let Operands { factors, b_transposed, a_gathered, ragged, c_access } = operands;
         let [a, b] = if matches!(self.source, Source::Cooperative { .. }) { factors.map(as_halves) } else { factors };
-        let in_lanes = matches!(self.source, Source::Subgroup | Source::Packed);
-        let loops = if ragged && in_lanes { self.rows / self.x } else { 1 };
+        let loops = if ragged && self.in_lanes() { self.rows / self.x } else { 1 };
         self.define(Variant::default())
             .number("TILE_LOOPS", loops)
             .flag("RAGGED_LOOPS", loops > 1)
@@ -389,17 +398,19 @@ impl Tile {
 
     /// What the shader has to know of the tile.
     fn define(self, variant: Variant) -> Variant {
-        let in_lanes = matches!(self.source, Source::Subgroup | Source::Packed);
         let variant = variant
-            .word("TILE_SOURCE", if in_lanes { "subgroup" } else { self.source_name() })
+            .word("TILE_SOURCE", if self.in_lanes() { "subgroup" } else { self.source_name() })
             .number("TILE_X", self.x)
             .number("TILE_Y", self.y)
             .number("TILE_ROWS", self.rows)
             .number("TILE_QUADS", self.quads);
         let invocations = self.x * self.y;
         match self.source {
-            Source::Direct | Source::Lanes => variant,
-            Source::Subgroup | Source::Packed => variant.number("TILE_ROWS_A_LANE", self.rows / self.x),
+            Source::Direct | Source::Lanes => variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0),
+            Source::Subgroup | Source::Packed { .. } => variant
+                .number("TILE_TIMES", self.times())
+                .number("TILE_TIMES_MORE", self.times() - 1)
+                .number("TILE_ROWS_A_LANE", self.rows / self.x),
             Source::Shared { depth, stages } => variant
                 .number("TILE_DEPTH", depth)
                 .number("TILE_STAGES", stages)
@@ -428,7 +439,21 @@ impl Tile {
     /// ```
     pub fn is_of(self, variant: &Variant) -> bool {
         let packed = matches!(variant.holds(PACKED), Ok(true));
-        variant.contains(&self.define(Variant::default())) && packed == (self.source == Source::Packed)
+        variant.contains(&self.define(Variant::default())) && packed == (self.packs())
+    }
+
+    fn packs(self) -> bool {
+        matches!(self.source, Source::Packed { .. })
+    }
+
+    /// Whether the lanes of a subgroup hand A round.
+    fn in_lanes(self) -> bool {
+        matches!(self.source, Source::Subgroup | Source::Packed { .. })
+    }
+
+    /// The quads of k that an invocation multiplies at a time, where it has its factors from memory.
+    fn times(self) -> u32 {
+        if let Source::Packed { times } = self.source { times } else { 1 }
     }
 
     fn source_name(self) -> &'static str {
@@ -437,7 +462,7 @@ impl Tile {
             Source::Lanes => "lanes",
             Source::Shared { .. } => "shared",
             Source::Subgroup => "subgroup",
-            Source::Packed => "packed",
+            Source::Packed { .. } => "packed",
             Source::Cooperative { .. } => "cooperative",
         }
     }
@@ -445,7 +470,7 @@ impl Tile {
     /// The most of k that one dispatch may go through.
     pub(crate) fn max_depth(self) -> u64 {
         match self.source {
-            Source::Direct | Source::Subgroup | Source::Packed => MAX_ITERATIONS * 4,
+            Source::Direct | Source::Subgroup | Source::Packed { .. } => MAX_ITERATIONS * 4 * u64::from(self.times()),
             Source::Shared { depth, .. } => MAX_ITERATIONS * u64::from(depth),
             Source::Lanes => MAX_ITERATIONS * 4 * u64::from(self.x),
             Source::Cooperative { fragment, depth } => {
@@ -458,7 +483,7 @@ impl Tile {
     pub(super) fn layouts(self, of_a: [u64; 2], of_b: [u64; 2], depth: u64) -> Option<[Layout; 2]> {
         let lanes = u64::from(self.x);
         let layout = |[batches, rows]: [u64; 2], runs| Layout { batches, rows, depth, panel: runs * lanes, runs };
-        (self.source == Source::Packed).then(|| [layout(of_a, 1), layout(of_b, 4)])
+        (self.packs()).then(|| [layout(of_a, 1), layout(of_b, 4)])
     }
 
     fn workgroups(self, rows: u64, columns: u64, batches: u64) -> u64 {
@@ -473,7 +498,8 @@ impl std::fmt::Display for Tile {
         match source {
             Source::Shared { depth, stages } => write!(f, " {depth} {stages}"),
             Source::Cooperative { fragment, depth } => write!(f, " {depth} {fragment}"),
-            _ => Ok(()),
+            Source::Packed { times } => write!(f, " {times}"),
+            Source::Direct | Source::Lanes | Source::Subgroup => Ok(()),
         }
     }
 }
@@ -829,7 +855,7 @@ impl Multiplication<'_> {
             (self.a.element().bytes() as u64, self.b.element().bytes() as u64, self.c.element().bytes() as u64);
         // Packed, a panel of either factor fits its texture, so that there is always a next block.
         let room = gpu.texels_limit();
-        let panel_depth = if tile.source == Source::Packed { quads_of(room / u64::from(tile.x)) } else { u64::MAX };
+        let panel_depth = if tile.packs() { groups_of(8, room / u64::from(tile.x)) } else { u64::MAX };
         let max_depth = tile.max_depth().min(panel_depth);
         let packed = self.layouts(tile, &self.whole(), self.depth.min(max_depth));
         // As many whole batches as fit; all share b unless each has its own.
@@ -861,9 +887,11 @@ impl Multiplication<'_> {
             .min(at_most("a row of c in bytes", self.columns * c_size)?)
             .min(packed_rows);
         let (columns_each, depth_each) = if self.transposed {
-            (quads_of(at_most("a row of b in bytes", self.depth * b_size)?).min(packed_columns), max_depth)
+            (groups_of(4, at_most("a row of b in bytes", self.depth * b_size)?).min(packed_columns), max_depth)
         } else {
-            (packed_columns, quads_of(at_most("a row of b in bytes", self.columns * b_size)?).min(max_depth))
+            let depth_each = at_most("a row of b in bytes", self.columns * b_size)?.min(max_depth);
+            // No step of the product's loop is cut.
+            (packed_columns, groups_of(4 * u64::from(tile.times()), depth_each))
         };
         let mut blocks = Vec::new();
         for batch in 0..self.batches {
@@ -969,7 +997,7 @@ impl Multiplication<'_> {
             c,
             before,
             factors,
-            b_transposed: self.transposed || tile.source == Source::Packed,
+            b_transposed: self.transposed || tile.packs(),
             c_access,
         })
     }
@@ -977,7 +1005,7 @@ impl Multiplication<'_> {
 
 /// The sizes of subgroups whose products have packed factors.
 pub(super) fn packed_lanes() -> impl Iterator<Item = u32> {
-    Tile::all().filter(|tile| tile.source == Source::Packed).map(|tile| tile.x)
+    Tile::all().filter(|tile| tile.packs()).map(|tile| tile.x)
 }
 
 /// Every variant of the tile product of whole matrices: tiles × types of A and B × layout of B × how operands are read and
@@ -993,7 +1021,7 @@ pub(crate) fn path_variants() -> Vec<Variant> {
 
 impl Tile {
     fn variants(self, b_transposed: bool, a_gathered: bool, ragged: bool) -> Vec<Variant> {
-        let mut factors: Vec<[Read; 2]> = if self.source == Source::Packed {
+        let mut factors: Vec<[Read; 2]> = if self.packs() {
             // However B was stored, it is packed transposed.
             if b_transposed { vec![PACKED_FACTORS] } else { vec![] }
         } else {
@@ -1016,9 +1044,17 @@ fn as_halves((element, access): Read) -> Read {
     (element, if access == "quads" { "half_quads" } else { "half_elements" })
 }
 
-/// A number of rows, columns or k that keeps what follows it aligned to quads, if there are any quads in it.
-fn quads_of(count: u64) -> u64 {
-    if count >= 4 { count / 4 * 4 } else { count }
+/// Whether the CPU has AVX-512 for vectors of any length, as LLVM uses it for those of 8 lanes.
+fn avx512() -> bool {
+    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
+    return std::arch::is_x86_feature_detected!("avx512vl");
+    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
+    return false;
+}
+
+/// As many rows, columns or k of `count` as are groups of so many, if there is one: what follows them is aligned to groups.
+fn groups_of(size: u64, count: u64) -> u64 {
+    if count >= size { count / size * size } else { count }
 }
 
 /// `0 .. total` in parts of at most `each`: (first, count).

@@ -2,7 +2,7 @@
 
 /// The texels, four values each, of `a` `[batches, rows, depth]`, or where `transposed` `[batches, depth, rows]`: for each batch
 /// and each panel of `panel` rows, for each quad of k, for each row of the panel, the quad. The rows of a panel are dealt into `runs`
-/// runs, one after the other: row r is in run r mod `runs`. What lies past the last k or row is 0.
+/// runs, one after the other: row r is in run r mod `runs`. The quads of k are an even number. What lies past the last k or row is 0.
 ///
 /// # Panics
 /// Where `a` is shorter than its dimensions say.
@@ -17,7 +17,7 @@ pub fn pack(a: &[f64], [batches, rows, depth]: [usize; 3], transposed: bool, [pa
     let mut texels = Vec::new();
     for batch in 0..batches {
         for first_row in (0..rows).step_by(panel) {
-            for first_k in (0..depth).step_by(4) {
+            for first_k in (0..depth.next_multiple_of(8)).step_by(4) {
                 for run in 0..runs {
                     for row in (first_row..first_row + panel).skip(run).step_by(runs) {
                         for k in first_k..first_k + 4 {
