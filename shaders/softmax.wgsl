@@ -5,9 +5,9 @@
 //   y[o, p, i] = exp(x[o, p, i] − max) / Σ exp(x[o, ·, i] − max), maximum and sum over p < lengths[o];
 //   y = 0 where p ≥ lengths[o], so a fully masked row is all 0; exactly 1 where one position is left.
 //
-// Work: COLUMNS false (inner = 1): LANES invocations share a row, ROWS rows a workgroup; a lane takes the row's quads in
-// turn, BLOCK of them at a time in registers. Where KEPT, a block is all that a lane has of its row, so x is read once;
-// otherwise the sum follows the maximum from block to block, and x is read again to be divided. Lanes reduce as
+// Work: COLUMNS false (inner = 1): LANES invocations share a row, ROWS rows a workgroup; they take the row's spans in turn,
+// each of QUADS quads, BLOCK spans at a time in registers. Where KEPT, a block is all that a lane has of its row, so x is
+// read once; otherwise the sum follows the maximum from block to block, and x is read again to be divided. Lanes reduce as
 // lib/lanes.wgsl has it.
 // COLUMNS true: one invocation owns a quad of inner columns; it needs no barrier.
 // A row of at most `chunk` positions is done by one dispatch (STAGE == whole). A longer one is cut into chunks:
@@ -21,6 +21,9 @@
 //#if !COLUMNS
 //#import lib/lanes
 //#endif
+//#if x_ACCESS == wide_octets
+//#import lib/octets
+//#endif
 //#if !IN_PLACE
 //#import lib/load x
 //#endif
@@ -32,7 +35,9 @@
 const LANES: u32 = 64u;
 const ROWS: u32 = 1u;
 //#else
-// Quads that an invocation holds at a time.
+// Neighbouring quads that an invocation reads and writes together: two where operands are read in octets, else one.
+const QUADS: u32 = 1u;
+// Spans that an invocation holds at a time.
 const BLOCK: u32 = 4u;
 //#endif
 
@@ -66,6 +71,7 @@ struct Params {
 @group(0) @binding(4) var<storage, read_write> y: array<y_word>;
 //#endif
 
+//#if x_ACCESS != wide_octets
 fn x_load(first: u32, valid: u32) -> vec4<f32> {
 //#if IN_PLACE
     return y_load(first, valid);
@@ -73,6 +79,7 @@ fn x_load(first: u32, valid: u32) -> vec4<f32> {
     return x_quad(first, valid);
 //#endif
 }
+//#endif
 
 fn unmasked(outer: u32) -> u32 {
 //#if MASKED
@@ -171,13 +178,84 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 //#endif
 }
 //#else
-// Of a quad that begins at p, the positions before `end`; `other` stands in for those behind it.
-fn before(quad: vec4<f32>, p: u32, end: u32, other: f32) -> vec4<f32> {
-    return select(vec4<f32>(other), quad, vec4<u32>(0u, 1u, 2u, 3u) < vec4<u32>(end - p));
+// What a lane reads and writes together.
+alias Span = array<vec4<f32>, QUADS>;
+// Elements from a lane's span to its next.
+const STEP: u32 = LANES * QUADS * 4u;
+
+// Elements first .. first + QUADS * 4 of x, of which `valid` are left.
+fn x_span(first: u32, valid: u32) -> Span {
+//#if x_ACCESS != wide_octets
+    return Span(x_load(first, valid));
+//#else
+//#if IN_PLACE
+    return y_octet(first);
+//#else
+    return x_octet(first);
+//#endif
+//#endif
 }
 
-fn largest(quad: vec4<f32>) -> f32 {
-    return max(max(quad.x, quad.y), max(quad.z, quad.w));
+//#if STAGE != partial
+fn y_span_store(first: u32, valid: u32, span: Span) {
+//#if x_ACCESS == wide_octets
+    y_store_octet(first, span);
+//#else
+    y_store(first, valid, span[0]);
+//#endif
+}
+//#endif
+
+// Of a span that begins at p, the positions before `end`; `other` stands in for those behind it.
+fn before(span: Span, p: u32, end: u32, other: f32) -> Span {
+    var cut = span;
+    // Without a mask, a row that is read whole quads at a time ends with one.
+//#if MASKED || x_ACCESS == elements || x_ACCESS == wide_pairs
+//#for Q in QUADS
+    cut[Q] = select(vec4<f32>(other), span[Q], vec4<u32>(0u, 1u, 2u, 3u) + Q * 4u < vec4<u32>(end - p));
+//#endfor
+//#endif
+    return cut;
+}
+
+fn filled(value: f32) -> Span {
+    var span: Span;
+//#for Q in QUADS
+    span[Q] = vec4<f32>(value);
+//#endfor
+    return span;
+}
+
+fn span_exp_below(span: Span, maximum: f32) -> Span {
+    var below: Span;
+//#for Q in QUADS
+    below[Q] = exp_below(span[Q], vec4<f32>(maximum));
+//#endfor
+    return below;
+}
+
+fn span_sum(span: Span) -> f32 {
+    var sum = 0.0;
+//#for Q in QUADS
+    sum += (span[Q].x + span[Q].y) + (span[Q].z + span[Q].w);
+//#endfor
+    return sum;
+}
+
+fn largest(span: Span) -> f32 {
+    var top = span[0];
+//#for Q in QUADS
+    top = max(top, span[Q]);
+//#endfor
+    return max(max(top.x, top.y), max(top.z, top.w));
+}
+
+fn divided(span: Span, sum: f32) -> Span {
+    var shares: Span;
+//#for Q in QUADS
+    shares[Q] = span[Q] / sum;
+//#endfor
+    return shares;
 }
 
 @compute @workgroup_size(LANES, ROWS)
@@ -202,9 +280,14 @@ fn main(
     let lane = Lane(0u, local.x, in_subgroup, subgroup, subgroups);
 //#endif
     let all = params.length;
+//#if STAGE == whole
+    let chunk = 0u;
+    let outer = workgroup_index(group) * ROWS + lane.row;
+//#else
     let index = workgroup_index(group);
     let chunk = index % chunks();
     let outer = (index / chunks()) * ROWS + lane.row;
+//#endif
     let begin = chunk * params.chunk;
     var length = 0u;
     var end = begin;
@@ -214,7 +297,7 @@ fn main(
     }
     let unmasked_end = min(end, length);
     let x_row = params.x_first + outer * all;
-    let first = begin + lane.lane * 4u;
+    let first = begin + lane.lane * QUADS * 4u;
 
     var maximum = 0.0;
     var sum = 0.0;
@@ -226,15 +309,15 @@ fn main(
     }
 //#else
     if begin < unmasked_end {
-        maximum = x_load(x_row + begin, all - begin).x;
+        maximum = x_span(x_row + begin, all - begin)[0].x;
     }
-    var block: array<vec4<f32>, BLOCK>;
+    var block: array<Span, BLOCK>;
 //#if KEPT
 //#for B in BLOCK
-    block[B] = vec4<f32>(maximum);
-    if first + B * LANES * 4u < unmasked_end {
-        let p = first + B * LANES * 4u;
-        block[B] = before(x_load(x_row + p, all - p), p, unmasked_end, maximum);
+    block[B] = filled(maximum);
+    if first + B * STEP < unmasked_end {
+        let p = first + B * STEP;
+        block[B] = before(x_span(x_row + p, all - p), p, unmasked_end, maximum);
     }
 //#endfor
 //#for B in BLOCK
@@ -242,19 +325,18 @@ fn main(
 //#endfor
     maximum = lanes_max(lane, maximum);
 //#for B in BLOCK
-    if first + B * LANES * 4u < unmasked_end {
-        let p = first + B * LANES * 4u;
-        block[B] = before(exp_below(block[B], vec4<f32>(maximum)), p, unmasked_end, 0.0);
-        sum += (block[B].x + block[B].y) + (block[B].z + block[B].w);
+    if first + B * STEP < unmasked_end {
+        block[B] = before(span_exp_below(block[B], maximum), first + B * STEP, unmasked_end, 0.0);
+        sum += span_sum(block[B]);
     }
 //#endfor
 //#else
-    for (var start = first; start < unmasked_end; start += BLOCK * LANES * 4u) {
+    for (var start = first; start < unmasked_end; start += BLOCK * STEP) {
 //#for B in BLOCK
-        block[B] = vec4<f32>(maximum);
-        if start + B * LANES * 4u < unmasked_end {
-            let p = start + B * LANES * 4u;
-            block[B] = before(x_load(x_row + p, all - p), p, unmasked_end, maximum);
+        block[B] = filled(maximum);
+        if start + B * STEP < unmasked_end {
+            let p = start + B * STEP;
+            block[B] = before(x_span(x_row + p, all - p), p, unmasked_end, maximum);
         }
 //#endfor
         var top = maximum;
@@ -266,10 +348,8 @@ fn main(
             maximum = top;
         }
 //#for B in BLOCK
-        if start + B * LANES * 4u < unmasked_end {
-            let p = start + B * LANES * 4u;
-            let quad = before(exp_below(block[B], vec4<f32>(maximum)), p, unmasked_end, 0.0);
-            sum += (quad.x + quad.y) + (quad.z + quad.w);
+        if start + B * STEP < unmasked_end {
+            sum += span_sum(before(span_exp_below(block[B], maximum), start + B * STEP, unmasked_end, 0.0));
         }
 //#endfor
     }
@@ -289,29 +369,29 @@ fn main(
     let y_row = params.y_first + outer * all;
 //#if KEPT
 //#for B in BLOCK
-    if first + B * LANES * 4u < end {
-        let p = first + B * LANES * 4u;
-        var quad = vec4<f32>();
+    if first + B * STEP < end {
+        let p = first + B * STEP;
+        var span = filled(0.0);
         if p < unmasked_end {
-            quad = before(vec4<f32>(1.0), p, unmasked_end, 0.0);
+            span = before(filled(1.0), p, unmasked_end, 0.0);
             if length > 1u {
-                quad = block[B] / sum;
+                span = divided(block[B], sum);
             }
         }
-        y_store(y_row + p, all - p, quad);
+        y_span_store(y_row + p, all - p, span);
     }
 //#endfor
 //#else
-    for (var p = first; p < end; p += LANES * 4u) {
-        var quad = vec4<f32>();
+    for (var p = first; p < end; p += STEP) {
+        var span = filled(0.0);
         if p < unmasked_end {
-            quad = vec4<f32>(1.0);
+            span = filled(1.0);
             if length > 1u {
-                quad = exp_below(x_load(x_row + p, all - p), vec4<f32>(maximum)) / sum;
+                span = divided(span_exp_below(x_span(x_row + p, all - p), maximum), sum);
             }
-            quad = before(quad, p, unmasked_end, 0.0);
+            span = before(span, p, unmasked_end, 0.0);
         }
-        y_store(y_row + p, all - p, quad);
+        y_span_store(y_row + p, all - p, span);
     }
 //#endif
 //#endif

@@ -19,6 +19,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/group", include_str!("../shaders/lib/group.wgsl")),
     ("lib/lanes", include_str!("../shaders/lib/lanes.wgsl")),
     ("lib/load", include_str!("../shaders/lib/load.wgsl")),
+    ("lib/octets", include_str!("../shaders/lib/octets.wgsl")),
     ("lib/optional", include_str!("../shaders/lib/optional.wgsl")),
     ("lib/store", include_str!("../shaders/lib/store.wgsl")),
     ("lib/texels", include_str!("../shaders/lib/texels.wgsl")),

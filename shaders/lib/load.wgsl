@@ -8,6 +8,7 @@
 //                    it is one aligned load;
 //     wide_quads     the same in words of 64 bits: software drivers load word by word for each lane, whatever its width;
 //     wide_pairs     f32 at any place in words of 64 bits, of which a quad touches two or three;
+//     wide_octets    f32, not in quads but eight elements at a time, in words of 64 bits; the kernel imports lib/octets too;
 //     elements       each element by itself;
 //     half_quads     as quads, half_elements as elements, of f16 that stay f16;
 //     texels         not through this file: lib/tile.wgsl reads what pack.wgsl laid out in a texture.
@@ -28,6 +29,9 @@ alias OPERAND_word = u64;
 //#endif
 //#if OPERAND_ACCESS == wide_pairs
 alias OPERAND_word = u64;
+//#endif
+//#if OPERAND_ACCESS == wide_octets
+alias OPERAND_word = vec4<u64>;
 //#endif
 //#if OPERAND_ACCESS == elements
 //#if OPERAND_TYPE == f32
@@ -92,6 +96,12 @@ fn OPERAND_quad(first: u32, valid: u32) -> vec4<f32> {
     return vec4<f32>(OPERAND_unpack(word.x), OPERAND_unpack(word.y));
 //#endif
 //#endif
+}
+//#endif
+//#if OPERAND_ACCESS == wide_octets
+// Elements first .. first + 8, aligned and within the operand.
+fn OPERAND_octet(first: u32) -> Octet {
+    return octet_of_words(OPERAND[first >> 3u]);
 }
 //#endif
 //#if OPERAND_ACCESS == wide_pairs

@@ -1,11 +1,12 @@
 // Writing output OPERAND, four consecutive elements at a time, and reading back the f32 that was written.
 //
 // The host puts the operand's name in place of OPERAND and chooses OPERAND_ACCESS:
-//   quads      f32; every quad that is written starts at a multiple of four elements and lies within the output;
-//   elements   f32, each element by itself;
-//   words      f16 or bf16, rounded to nearest even, in whole words of 32 bits: every quad starts at an even element, and only
-//              the output's last may have an odd number of elements. The type is no variant but params.OPERAND_kind: 1 for f16,
-//              2 for bf16. Needs lib/half.
+//   quads        f32; every quad that is written starts at a multiple of four elements and lies within the output;
+//   wide_octets  f32; the same of eight elements, in words of 64 bits. Needs lib/octets;
+//   elements     f32, each element by itself;
+//   words        f16 or bf16, rounded to nearest even, in whole words of 32 bits: every quad starts at an even element, and only
+//                the output's last may have an odd number of elements. The type is no variant but params.OPERAND_kind: 1 for f16,
+//                2 for bf16. Needs lib/half.
 
 //#if OPERAND_ACCESS == quads
 alias OPERAND_word = vec4<f32>;
@@ -17,6 +18,18 @@ fn OPERAND_load(first: u32, valid: u32) -> vec4<f32> {
 // Elements first .. first + 4; `valid`, the number of elements left from `first` on, is at least four.
 fn OPERAND_store(first: u32, valid: u32, quad: vec4<f32>) {
     OPERAND[first >> 2u] = quad;
+}
+//#endif
+//#if OPERAND_ACCESS == wide_octets
+alias OPERAND_word = vec4<u64>;
+
+fn OPERAND_octet(first: u32) -> Octet {
+    return octet_of_words(OPERAND[first >> 3u]);
+}
+
+// Elements first .. first + 8, aligned and within the output.
+fn OPERAND_store_octet(first: u32, octet: Octet) {
+    OPERAND[first >> 3u] = words_of_octet(octet);
 }
 //#endif
 //#if OPERAND_ACCESS == elements

@@ -108,7 +108,9 @@ pub(super) fn cases() -> Vec<Case> {
     }
     specs.extend([plain(2, 65_536, 1), plain(2, 65_537, 1), plain(1, 643_251, 1), plain(1, 650_000, 1)]);
     specs.push(Spec { mask: Mask::Lengths, ..plain(7, 140_001, 1) });
-    specs.push(Spec { mask: Mask::Lengths, in_place: true, ..plain(7, 131_076, 1) });
+    for (outer, length) in [(7, 131_076), (7, 131_080), (9, 64)] {
+        specs.push(Spec { mask: Mask::Lengths, in_place: true, ..plain(outer, length, 1) });
+    }
     // A strided axis: inner sizes about a quad and a workgroup; an axis longer than a chunk.
     for (length, inner) in [(1, 2), (3, 3), (5, 4), (9, 5), (17, 70), (2, 257), (8_193, 3), (20_000, 4)] {
         specs.push(plain(3, length, inner));

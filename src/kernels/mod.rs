@@ -250,9 +250,13 @@ fn shader_u32(operation: &'static str, what: &str, count: u64) -> Result<u32> {
     })
 }
 
-/// Whether quads of an operand are aligned: it starts at a multiple of four elements and so does each of its rows.
+/// Whether groups of `size` elements of an operand are aligned: it starts at a multiple of so many and so does each of its rows.
+fn in_groups(bound: &Bound<'_>, size: u64, strides: &[u64]) -> bool {
+    u64::from(bound.first).is_multiple_of(size) && strides.iter().all(|stride| stride.is_multiple_of(size))
+}
+
 fn in_quads(bound: &Bound<'_>, strides: &[u64]) -> bool {
-    bound.first.is_multiple_of(4) && strides.iter().all(|stride| stride.is_multiple_of(4))
+    in_groups(bound, 4, strides)
 }
 
 impl Bound<'_> {

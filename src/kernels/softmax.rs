@@ -1,7 +1,7 @@
 //! Softmax over an axis, with masked lengths. Shader: `shaders/softmax.wgsl`.
 
 use super::{
-    F32_STORE_ACCESSES, Kernel, Slot,
+    F32_STORE_ACCESSES, Kernel, Slot, in_groups,
     lanes::{self, Kind, Lanes},
     load_accesses, params, shader_u32, store_access,
 };
@@ -32,6 +32,10 @@ pub const SOFTMAX: Kernel = Kernel {
         let mut push = |shape: Shape, wide: bool, stage: Stage| {
             for flags in 0..4u32 {
                 let (masked, in_place) = (flags & 1 == 1, flags & 2 == 2);
+                if shape.quads() == OCTET_QUADS {
+                    variants.push(variant(shape, stage, masked, in_place, OCTETS, OCTETS));
+                    continue;
+                }
                 for x in load_accesses(Element::F32, wide && !in_place) {
                     for y in F32_STORE_ACCESSES {
                         variants.push(variant(shape, stage, masked, in_place, x, y));
@@ -41,11 +45,13 @@ pub const SOFTMAX: Kernel = Kernel {
         };
         for (kind, _, lanes, _) in SHAPES {
             let wide = *kind == Kind::Software;
-            for block in kind_blocks(*kind) {
-                push(Shape::Rows { lanes: *lanes, block: *block, kept: true }, wide, Stage::Whole);
-            }
-            for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
-                push(Shape::Rows { lanes: *lanes, block: LONG_BLOCK, kept: false }, wide, stage);
+            for &quads in if wide { &[1, OCTET_QUADS][..] } else { &[1] } {
+                for block in kind_blocks(*kind) {
+                    push(Shape::rows(*lanes, quads, *block, true), wide, Stage::Whole);
+                }
+                for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
+                    push(Shape::rows(*lanes, quads, LONG_BLOCK, false), wide, stage);
+                }
             }
         }
         for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
@@ -71,8 +77,8 @@ params! {
 /// How a workgroup shares out its rows or columns.
 #[derive(Debug, Clone, Copy)]
 enum Shape {
-    /// Lanes share a row and hold `block` quads of it at a time: all of them, where they are `kept`.
-    Rows { lanes: Lanes, block: u32, kept: bool },
+    /// Lanes share a row and hold `block` spans of it at a time, each of `quads` quads: all of them, where they are `kept`.
+    Rows { lanes: Lanes, quads: u32, block: u32, kept: bool },
     /// An invocation owns a quad of columns, and nothing is shared.
     Columns,
 }
@@ -105,13 +111,29 @@ fn kind_blocks(kind: Kind) -> &'static [u32] {
 /// Quads at a time of a row that is read twice: enough that following the maximum costs little.
 const LONG_BLOCK: u32 = 8;
 
+/// OPERAND_ACCESS of an operand in octets, and the quads of one.
+const OCTETS: &str = "wide_octets";
+const OCTET_QUADS: u32 = 2;
+
 impl Shape {
-    fn choose(gpu: &Gpu, length: u64) -> Self {
+    /// `held` quads at a time, or one span if that is more.
+    fn rows(lanes: Lanes, quads: u32, held: u32, kept: bool) -> Self {
+        Self::Rows { lanes, quads, block: held.div_ceil(quads), kept }
+    }
+
+    fn choose(gpu: &Gpu, length: u64, quads: u32) -> Self {
         let (lanes, ()) = lanes::choose(gpu, SHAPES, length);
-        let keeps = |block: &&u32| length <= u64::from(lanes.lanes * 4 * **block);
+        let keeps = |held: &&u32| length <= u64::from(lanes.lanes * 4 * **held);
         match kind_blocks(Kind::of(gpu)).iter().find(keeps) {
-            Some(block) => Self::Rows { lanes, block: *block, kept: true },
-            None => Self::Rows { lanes, block: LONG_BLOCK, kept: false },
+            Some(held) => Self::rows(lanes, quads, *held, true),
+            None => Self::rows(lanes, quads, LONG_BLOCK, false),
+        }
+    }
+
+    fn quads(self) -> u32 {
+        match self {
+            Self::Rows { quads, .. } => quads,
+            Self::Columns => 1,
         }
     }
 }
@@ -135,8 +157,9 @@ enum Stage {
 fn variant(shape: Shape, stage: Stage, masked: bool, in_place: bool, x: &'static str, y: &'static str) -> Variant {
     let variant = Variant::default();
     let variant = match shape {
-        Shape::Rows { lanes, block, kept } => {
-            lanes.define(variant).flag("COLUMNS", false).flag("KEPT", kept).number("BLOCK", block)
+        Shape::Rows { lanes, quads, block, kept } => {
+            let variant = lanes.define(variant).flag("COLUMNS", false).flag("KEPT", kept);
+            variant.number("QUADS", quads).number("BLOCK", block)
         }
         Shape::Columns => {
             variant.flag("COLUMNS", true).word("LANES_BY", "nothing").number("LANES", COLUMN_LANES).number("ROWS", 1)
@@ -290,17 +313,22 @@ impl<'a> Softmax<'a> {
     fn push(&self, gpu: &Gpu, plan: &mut Plan, geometry: &Geometry, first: u64, outer: u64) -> Result<()> {
         let row = geometry.length * geometry.inner;
         let columns = geometry.columns;
+        let mut x = self.x.bind(gpu, NAME, "x", first * row, outer * row)?;
+        let y = self.y.bind(gpu, NAME, "y", first * row, outer * row)?;
+        let in_octets = |bound| in_groups(bound, 4 * u64::from(OCTET_QUADS), &[geometry.length]);
+        let octets = gpu.wide_words() && !columns && in_octets(&x) && in_octets(&y);
         let (shape, chunk) = match columns {
             true => (Shape::Columns, COLUMN_CHUNK),
-            false => (Shape::choose(gpu, geometry.length), self.row_chunk(gpu, geometry)),
+            false => {
+                let quads = if octets { OCTET_QUADS } else { 1 };
+                (Shape::choose(gpu, geometry.length, quads), self.row_chunk(gpu, geometry))
+            }
         };
         let chunks = geometry.length.div_ceil(chunk);
         let groups = match shape {
             Shape::Columns => outer * geometry.inner.div_ceil(4).div_ceil(u64::from(COLUMN_LANES)),
             Shape::Rows { lanes, .. } => outer.div_ceil(u64::from(lanes.rows)),
         };
-        let mut x = self.x.bind(gpu, NAME, "x", first * row, outer * row)?;
-        let y = self.y.bind(gpu, NAME, "y", first * row, outer * row)?;
         let lengths = match &self.lengths {
             Some(lengths) => Some(lengths.bind(gpu, NAME, "lengths", first, outer)?),
             None => None,
@@ -316,9 +344,10 @@ impl<'a> Softmax<'a> {
             unused: 0,
         };
         let stride = if columns { geometry.inner } else { geometry.length };
-        let (in_place, y_access) = (geometry.in_place, store_access(&y, Element::F32, &[stride]));
+        let in_place = geometry.in_place;
+        let y_access = if octets { OCTETS } else { store_access(&y, Element::F32, &[stride]) };
         // What is read through y is read as y is written.
-        let x_access = if in_place { y_access } else { x.load_access(gpu, self.x.element(), &[stride]) };
+        let x_access = if octets || in_place { y_access } else { x.load_access(gpu, self.x.element(), &[stride]) };
         let step = |stage: Stage, partials: Option<&Bound<'_>>| {
             let masked = self.lengths.is_some();
             let mut operands = vec![("x", &x), ("y", &y)];
