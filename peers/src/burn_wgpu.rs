@@ -25,8 +25,8 @@ use crate::{
     work::{Problem, ROUTER},
 };
 
-/// Opens the adapter as burn does for its users; double-routing is given the same device.
-pub fn open(named: Option<&str>) -> Result<(Device, Gpu)> {
+/// Opens the adapter as burn does for its users.
+pub fn open(named: Option<&str>) -> Result<(Device, wgpu::AdapterInfo)> {
     let infos: Vec<_> =
         pollster::block_on(Gpu::adapters(wgpu::Backends::all())).iter().map(wgpu::Adapter::get_info).collect();
     let fits =
@@ -58,7 +58,7 @@ pub fn open(named: Option<&str>) -> Result<(Device, Gpu)> {
         .graphics_api(backend)
         .init_with_setup()
         .map_err(|error| anyhow!("burn cannot open {} ({}): {error}", info.name, info.backend))?;
-    let WgpuSetup { adapter, device: shared, queue, .. } = setup;
+    let WgpuSetup { adapter, .. } = setup;
     let opened = adapter.get_info();
     ensure!(
         (&opened.name, opened.backend) == (&info.name, info.backend),
@@ -68,7 +68,7 @@ pub fn open(named: Option<&str>) -> Result<(Device, Gpu)> {
         info.name,
         info.backend
     );
-    Ok((device, Gpu::from_device(shared, queue)))
+    Ok((device, opened))
 }
 
 /// Every way to do a problem's work, and how long the first took for the first time.

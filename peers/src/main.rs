@@ -3,25 +3,29 @@
 mod burn_wgpu;
 mod measure;
 mod ours;
+mod process;
+mod serve;
 mod side;
 mod truth;
 mod work;
 
 use std::{
-    env,
     io::{self, Write},
     num::NonZeroUsize,
-    process::{Command, ExitCode},
+    process::ExitCode,
 };
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, ensure};
 use clap::{Parser, ValueEnum};
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use crate::{measure::Record, work::WORKS};
+use crate::{
+    measure::{Adapter, Record},
+    work::WORKS,
+};
 
-/// Measures another library against double-routing: the same works, operands and device, one after the other in turns.
+/// Measures another library against double-routing: the same works, operands and adapter, each in a process of its own, in turns.
 ///
 /// Exit status: 0 when all is well, 1 when a result is not the right one, 2 when something could not be done.
 #[derive(Debug, Parser)]
@@ -48,9 +52,9 @@ struct Arguments {
     /// Log what the libraries do; RUST_LOG says more precisely
     #[arg(short, long)]
     verbose: bool,
-    /// Measure this work here, as the command has each measured in a process of its own
+    /// Do this work here with the one library, timed as standard input asks, as the command has processes of its own do
     #[arg(long, value_name = "WORK", hide = true)]
-    alone: Option<String>,
+    serve: Option<String>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -91,61 +95,35 @@ fn report(error: &str) {
 }
 
 fn run(arguments: &Arguments) -> Result<bool> {
-    if let Some(name) = &arguments.alone {
-        return alone(arguments, name);
+    if let Some(name) = &arguments.serve {
+        let work = WORKS.iter().find(|work| work.name == name).with_context(|| format!("no work '{name}'"))?;
+        let served = serve::serve(work, arguments.peer, arguments.adapter.as_deref())?;
+        return Ok(served.map_err(|wrong| report(&format!("{name}: {wrong}"))).is_ok());
     }
     let chosen = |name: &str, large: bool| name.contains(&arguments.work) && (arguments.large || !large);
     let works: Vec<_> = WORKS.iter().filter(|work| chosen(work.name, work.large)).collect();
     let all = || WORKS.map(|work| work.name).join(", ");
     ensure!(!works.is_empty(), "--work '{}' is in none of: {}", arguments.work, all());
 
-    // Each in a process of its own, so that each meets both libraries cold.
     let style = ProgressStyle::with_template("  {bar:32} {pos} of {len}  {msg}")?;
     let progress = ProgressBar::new(works.len() as u64).with_style(style);
     let (mut records, mut right) = (Vec::new(), true);
     for work in works {
         progress.set_message(work.name);
-        let mut child = Command::new(env::current_exe().context("this program's own path")?);
-        child.args(["--alone", work.name, "--peer", arguments.peer.name()]);
-        child.args(["--samples", &arguments.samples.to_string()]);
-        child.args(arguments.adapter.as_ref().map(|name| format!("--adapter={name}")));
-        child.args(arguments.verbose.then_some("--verbose"));
-        let output = child.output().with_context(|| format!("measuring {}", work.name))?;
-        let said = String::from_utf8_lossy(&output.stderr);
-        progress.suspend(|| write!(io::stderr(), "{said}"))?;
-        match output.status.code() {
-            Some(0) => {}
-            Some(1) => right = false,
-            _ => return Err(anyhow!("{}: measuring it ended with {}", work.name, output.status)),
-        }
-        if output.status.success() {
-            for record in serde_json::Deserializer::from_slice(&output.stdout).into_iter() {
-                let record: Record = record.context("what was measured")?;
-                if arguments.json {
-                    progress.suspend(|| print_json(&record))?;
-                }
-                records.push(record);
+        match measure::measure(work, arguments, &progress)? {
+            Some(measured) if arguments.json => {
+                progress.suspend(|| measured.iter().try_for_each(print_json))?;
             }
+            Some(measured) => records.extend(measured),
+            None => right = false,
         }
         progress.inc(1);
     }
     progress.finish_and_clear();
-    if !arguments.json && !records.is_empty() {
+    if !records.is_empty() {
         print_table(&records)?;
     }
     Ok(right)
-}
-
-/// Measures one work in this process, and prints what was found as JSON.
-fn alone(arguments: &Arguments, name: &str) -> Result<bool> {
-    let work = WORKS.iter().find(|work| work.name == name).with_context(|| format!("no work '{name}'"))?;
-    match measure::measure(work, arguments.peer, arguments.adapter.as_deref(), arguments.samples.get())? {
-        Ok(records) => records.iter().try_for_each(print_json).map(|()| true),
-        Err(wrong) => {
-            report(&format!("{name}: {wrong}"));
-            Ok(false)
-        }
-    }
 }
 
 fn print_json(record: &Record) -> Result<()> {
@@ -192,7 +170,8 @@ fn print_table(records: &[Record]) -> Result<()> {
     }
     let mut out = io::stdout().lock();
     if let Some(record) = records.first() {
-        writeln!(out, "{} ({}, {}), one device for all", record.adapter, record.backend, record.driver)?;
+        let Adapter { name, backend, driver } = &record.adapter;
+        writeln!(out, "{name} ({backend}, {driver}), a process for each")?;
     }
     table.lines().try_for_each(|line| writeln!(out, "  {}", line.trim_end()))?;
     Ok(())

@@ -75,24 +75,13 @@ pub fn warm_up(side: &dyn Side) -> Result<Duration> {
     }
 }
 
-/// How often a work is done in one measurement, the same for all who do it.
-pub fn repetitions(best: Duration) -> u32 {
-    let times = MEASUREMENT.as_secs_f64() / best.as_secs_f64().max(1e-9);
+/// How often a work that takes so many milliseconds is done in one measurement, the same for all who do it.
+pub fn repetitions(best_ms: f64) -> u32 {
+    let times = 1e3 * MEASUREMENT.as_secs_f64() / best_ms.max(1e-6);
     (times.ceil() as u32).clamp(1, MOST_REPETITIONS)
 }
 
-/// The median time of each, in milliseconds for doing the work once: they take turns.
-pub fn medians(sides: &[&dyn Side], repetitions: u32, samples: usize) -> Result<Vec<f64>> {
-    let mut times = vec![Vec::with_capacity(samples); sides.len()];
-    for _ in 0..samples {
-        for (side, times) in sides.iter().zip(&mut times) {
-            times.push(1e3 * side.time(repetitions)?.as_secs_f64() / f64::from(repetitions));
-        }
-    }
-    Ok(times.into_iter().map(median).collect())
-}
-
-fn median(mut values: Vec<f64>) -> f64 {
+pub fn median(mut values: Vec<f64>) -> f64 {
     values.sort_by(f64::total_cmp);
     let middle = values.len() / 2;
     if values.len() % 2 == 1 { values[middle] } else { (values[middle - 1] + values[middle]) / 2.0 }
