@@ -23,6 +23,8 @@ pub enum Resource {
     Read { bytes: u64 },
     /// Reading half of so many bytes, and writing them elsewhere.
     Copy { bytes: u64 },
+    /// The same as every adapter can do it, in vec4<f32>.
+    QuadCopy { bytes: u64 },
 }
 
 impl Resource {
@@ -30,9 +32,9 @@ impl Resource {
     pub fn like(traffic: Traffic) -> Self {
         // A result that is small beside what is read costs little to write.
         if traffic.written * 8 < traffic.read {
-            Self::Read { bytes: traffic.bytes().next_multiple_of(16) }
+            Self::Read { bytes: traffic.bytes().next_multiple_of(32) }
         } else {
-            Self::Copy { bytes: traffic.bytes().next_multiple_of(32) }
+            Self::Copy { bytes: traffic.bytes().next_multiple_of(64) }
         }
     }
 
@@ -40,7 +42,7 @@ impl Resource {
     pub fn bytes(self) -> u64 {
         match self {
             Self::Arithmetic => 0,
-            Self::Read { bytes } | Self::Copy { bytes } => bytes,
+            Self::Read { bytes } | Self::Copy { bytes } | Self::QuadCopy { bytes } => bytes,
         }
     }
 
@@ -50,46 +52,78 @@ impl Resource {
             Self::Arithmetic => "arithmetic",
             Self::Read { .. } => "read",
             Self::Copy { .. } => "copy",
+            Self::QuadCopy { .. } => "copy in vec4<f32>",
         }
     }
 
-    fn source(self) -> &'static str {
-        match self {
-            Self::Arithmetic => include_str!("arithmetic.wgsl"),
-            Self::Read { .. } => include_str!("read.wgsl"),
-            Self::Copy { .. } => include_str!("copy.wgsl"),
+    /// A shape that this was tried with, in words.
+    pub fn with(self, Shape { size, each, octets }: Shape) -> String {
+        let units = match (self, octets) {
+            (Self::Arithmetic, _) => "accumulators",
+            (_, false) => "quads",
+            (_, true) => "octets",
+        };
+        format!("workgroups of {size}, {each} {units} each")
+    }
+
+    fn source(self, octets: bool) -> &'static str {
+        match (self, octets) {
+            (Self::Arithmetic, _) => include_str!("arithmetic.wgsl"),
+            (Self::Read { .. }, false) => include_str!("read.wgsl"),
+            (Self::Read { .. }, true) => include_str!("read_octets.wgsl"),
+            (Self::Copy { .. }, true) => include_str!("copy_octets.wgsl"),
+            (Self::Copy { .. } | Self::QuadCopy { .. }, _) => include_str!("copy.wgsl"),
         }
     }
 
     /// The shapes to try: which is best differs from adapter to adapter.
-    fn shapes(self, class: AdapterClass) -> Vec<Shape> {
+    fn shapes(self, gpu: &Gpu) -> Vec<Shape> {
+        let class = gpu.class();
         let (sizes, each): (&[u32], &[u32]) = match (self, class) {
             // A CPU has registers for three quads of accumulators in the widest case.
             (Self::Arithmetic, AdapterClass::Software) => (&[8, 64], &[2, 3, 4, 8]),
             (Self::Arithmetic, _) => (&[64, 256], &[2, 4, 8]),
             (Self::Read { .. }, AdapterClass::Software) => (&[8, 64], &[16, 64, 256]),
             (Self::Read { .. }, _) => (&[64, 256], &[4, 16, 64]),
-            (Self::Copy { .. }, AdapterClass::Software) => (&[8, 64, 256], &[1, 4, 64]),
-            (Self::Copy { .. }, _) => (&[64, 256], &[1, 4]),
+            (_, AdapterClass::Software) => (&[8, 64, 256], &[1, 4, 64]),
+            _ => (&[64, 256], &[1, 4]),
         };
-        sizes.iter().flat_map(|&size| each.iter().map(move |&each| Shape { size, each })).collect()
+        let shape = |octets| move |size| each.iter().map(move |&each| Shape { size, each, octets });
+        let mut shapes: Vec<_> = sizes.iter().copied().flat_map(shape(false)).collect();
+        if in_octets(gpu) && matches!(self, Self::Read { .. } | Self::Copy { .. }) {
+            shapes.extend([8, 64].into_iter().flat_map(shape(true)));
+        }
+        shapes
     }
+}
+
+/// Whether memory is also read and copied in octets: words of 64 bits are a GPU's slow path, and on a CPU they are fewer.
+fn in_octets(gpu: &Gpu) -> bool {
+    gpu.class() == AdapterClass::Software && gpu.device().features().contains(wgpu::Features::SHADER_INT64)
 }
 
 impl std::fmt::Display for Resource {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
             Self::Arithmetic => f.write_str(self.name()),
-            Self::Read { bytes } | Self::Copy { bytes } => write!(f, "{} {}", self.name(), report::bytes(*bytes)),
+            _ => write!(f, "{} {}", self.name(), report::bytes(self.bytes())),
         }
     }
 }
 
-/// Invocations of a workgroup, and quads that an invocation has: accumulators, or quads of memory.
+/// Invocations of a workgroup, and how much an invocation has: quads of accumulators, or quads or octets of memory.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize)]
 pub struct Shape {
     pub size: u32,
     pub each: u32,
+    pub octets: bool,
+}
+
+impl Shape {
+    /// Bytes of memory that an invocation reads at a time.
+    fn unit(self) -> u64 {
+        if self.octets { 32 } else { 16 }
+    }
 }
 
 /// A shader that comes up to a ceiling, as far as one can.
@@ -129,7 +163,7 @@ impl<'a> Search<'a> {
 
     /// How often [`Search::best`] reports progress for these resources.
     pub fn steps(&self, resources: &[Resource], effort: Effort) -> usize {
-        effort.steps(resources.iter().map(|resource| resource.shapes(self.gpu.class()).len()).sum())
+        effort.steps(resources.iter().map(|resource| resource.shapes(self.gpu).len()).sum())
     }
 
     /// The fastest shape for each resource, its results checked. `progress` is [`measure`]'s.
@@ -141,7 +175,7 @@ impl<'a> Search<'a> {
     ) -> anyhow::Result<Vec<Yardstick>> {
         let mut candidates = Vec::new();
         for &resource in resources {
-            for shape in resource.shapes(self.gpu.class()) {
+            for shape in resource.shapes(self.gpu) {
                 candidates.push(self.yardstick(resource, shape)?);
             }
         }
@@ -150,10 +184,10 @@ impl<'a> Search<'a> {
         let mut best: Vec<Yardstick> = Vec::new();
         for (mut candidate, timing) in candidates.into_iter().zip(&measured.timings) {
             candidate.rate = candidate.amount / timing.median();
-            let (resource, Shape { size, each }) = (candidate.resource, candidate.shape);
-            log::info!("{resource}, workgroups of {size} with {each} quads each: {:.2} G/s", candidate.rate * 1e-9);
+            let with = candidate.resource.with(candidate.shape);
+            log::info!("{}, {with}: {:.2} G/s", candidate.resource, candidate.rate * 1e-9);
             match best.last_mut() {
-                Some(best) if best.resource == resource => {
+                Some(best) if best.resource == candidate.resource => {
                     if candidate.rate > best.rate {
                         *best = candidate;
                     }
@@ -167,15 +201,21 @@ impl<'a> Search<'a> {
 
     fn yardstick(&mut self, resource: Resource, shape: Shape) -> double_routing::Result<Yardstick> {
         let gpu = self.gpu;
-        let quads = |invocations: u64| invocations.div_ceil(shape.each.into());
+        let moved = |bytes: u64| (bytes / shape.unit(), (bytes / shape.unit()).div_ceil(shape.each.into()));
         let (count, invocations, amount) = match resource {
             Resource::Arithmetic => {
                 // Enough for every core of a large GPU to hide its latencies.
                 let invocations = if gpu.class() == AdapterClass::Software { 1 << 14 } else { 1u64 << 20 };
                 (ROUNDS, invocations, invocations * u64::from(shape.each) * 4 * 2 * STEPS * ROUNDS)
             }
-            Resource::Read { bytes } => (bytes / 16, quads(bytes / 16), bytes),
-            Resource::Copy { bytes } => (bytes / 32, quads(bytes / 32), bytes),
+            Resource::Read { bytes } => {
+                let (count, invocations) = moved(bytes);
+                (count, invocations, bytes)
+            }
+            Resource::Copy { bytes } | Resource::QuadCopy { bytes } => {
+                let (count, invocations) = moved(bytes / 2);
+                (count, invocations, bytes)
+            }
         };
         let (input, results) = match resource {
             Resource::Arithmetic => (
@@ -211,7 +251,7 @@ impl<'a> Search<'a> {
         let compile = || {
             let module = device.create_shader_module(wgpu::ShaderModuleDescriptor {
                 label: Some(resource.name()),
-                source: wgpu::ShaderSource::Wgsl(resource.source().into()),
+                source: wgpu::ShaderSource::Wgsl(resource.source(shape.octets).into()),
             });
             device.create_compute_pipeline(&wgpu::ComputePipelineDescriptor {
                 label: Some(resource.name()),
@@ -270,13 +310,13 @@ impl Yardstick {
                 let of = |at: usize| (16 * (at / 4 % 256 + at % 4)) as u64 + counted;
                 (0..workgroups * size * 4).map(|at| of(at) as f32).collect()
             }
-            Resource::Copy { bytes } => operands.values[..bytes as usize / 8].to_vec(),
+            Resource::Copy { bytes } | Resource::QuadCopy { bytes } => operands.values[..bytes as usize / 8].to_vec(),
             Resource::Read { bytes } => {
                 let values = &operands.values[..bytes as usize / 4];
                 let mut sums = vec![0.0f32; workgroups * size * 4];
                 for (at, value) in values.iter().enumerate() {
-                    let quad = at / 4;
-                    let invocation = quad / (size * each) * size + quad % size;
+                    let unit = 4 * at / self.shape.unit() as usize;
+                    let invocation = unit / (size * each) * size + unit % size;
                     sums[4 * invocation + at % 4] += value;
                 }
                 sums

@@ -81,6 +81,9 @@ struct Row {
     /// What keeps it from being faster than `seconds · share`.
     ceiling: Ceiling,
     share: f64,
+    /// Of softmax: copying as many bytes in the simplest way, for comparison.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    quad_copy: Option<Ceiling>,
 }
 
 impl Row {
@@ -170,6 +173,7 @@ impl Roofline {
         let mut yardsticks = best(&main)?;
         let mut streams: Vec<Resource> =
             subjects.iter().filter_map(|subject| own_stream(subject, &yardsticks, large)).collect();
+        streams.extend(subjects.iter().filter_map(|subject| own_quad_copy(subject, large)));
         streams.sort_unstable();
         streams.dedup();
         yardsticks.extend(best(&streams)?);
@@ -208,6 +212,8 @@ impl Roofline {
                 bytes_per_second: subject.traffic.bytes() as f64 / seconds,
                 ceiling: ceiling.clone(),
                 share: least / seconds,
+                quad_copy: own_quad_copy(subject, large)
+                    .and_then(|copy| ceilings.iter().find(|ceiling| ceiling.resource == copy).cloned()),
             })
         };
         let works = subjects.iter().zip(of_subjects).map(row).collect::<anyhow::Result<_>>()?;
@@ -224,12 +230,10 @@ impl Roofline {
     fn print(&self, out: &mut Out) -> anyhow::Result<()> {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {}\n", self.adapter)?;
         let rows = self.ceilings.iter().map(|ceiling| {
-            let Shape { size, each } = ceiling.shape;
-            let quads = if ceiling.resource == Resource::Arithmetic { "accumulators" } else { "quads" };
             [
                 ceiling.resource.to_string(),
                 format!("{}{}", engineering(ceiling.per_second), ceiling.unit()),
-                format!("workgroups of {size}, {each} {quads} each"),
+                ceiling.resource.with(ceiling.shape),
             ]
         });
         let mut table = report::table(["ceiling", "rate", "reached with"], 1, rows);
@@ -255,14 +259,16 @@ impl Roofline {
         }
         report::print_table(out, &table)?;
         writeln!(out)?;
-        for row in self.works.iter().filter(|row| row.kind == Kind::Softmax) {
-            let times = 1.0 / row.share;
-            writeln!(
-                out,
-                "  {} takes {times:.2} times as long as the {} of its bytes",
-                row.name,
-                row.ceiling.resource.name()
-            )?;
+        for row in &self.works {
+            if let Some(Ceiling { resource, per_second, .. }) = &row.quad_copy {
+                let times = row.bytes_per_second.recip() * per_second;
+                writeln!(
+                    out,
+                    "  {} takes {times:.2} times as long as a {} of as many bytes",
+                    row.name,
+                    resource.name()
+                )?;
+            }
         }
         for line in &self.left_out {
             writeln!(out, "  left out: {line}")?;
@@ -287,6 +293,12 @@ fn own_stream(subject: &Subject, main: &[Yardstick], large: u64) -> Option<Resou
     (like.bytes() < large && 1.25 * moving > computing).then_some(like)
 }
 
+/// What softmax, which has to read and write each byte once, is compared with.
+fn own_quad_copy(subject: &Subject, large: u64) -> Option<Resource> {
+    let bytes = Resource::like(subject.traffic).bytes().min(large);
+    (subject.kind == Kind::Softmax).then_some(Resource::QuadCopy { bytes })
+}
+
 /// The ceiling that limits a work of so many FLOPs and bytes, and the least seconds it leaves.
 fn limit(flops: u64, traffic: Traffic, ceilings: &[Ceiling]) -> Option<(&Ceiling, f64)> {
     let like = Resource::like(traffic);
@@ -307,7 +319,8 @@ mod tests {
 
     #[test]
     fn the_lower_ceiling_limits() {
-        let ceiling = |resource, per_second| Ceiling { resource, per_second, shape: Shape { size: 64, each: 4 } };
+        let ceiling =
+            |resource, per_second| Ceiling { resource, per_second, shape: Shape { size: 64, each: 4, octets: false } };
         let ceilings = [
             ceiling(Resource::Arithmetic, 100.0),
             ceiling(Resource::Read { bytes: 1 << 20 }, 10.0),
