@@ -131,7 +131,7 @@ fn print_json(record: &Record) -> Result<()> {
 }
 
 fn print_table(records: &[Record]) -> Result<()> {
-    const HEADER: [&str; 11] = [
+    const HEADER: [&str; 12] = [
         "work",
         "peer",
         "ours ms",
@@ -139,6 +139,7 @@ fn print_table(records: &[Record]) -> Result<()> {
         "ratio",
         "peer's way",
         "our error",
+        "allowed",
         "peer's error",
         "allowed",
         "our first ms",
@@ -157,13 +158,14 @@ fn print_table(records: &[Record]) -> Result<()> {
             of_peer(&|peer| format!("{:.2}", peer.ratio)),
             of_peer(&|peer| peer.way.clone()),
             format!("{:.1e}", record.ours_error),
-            of_peer(&|peer| format!("{:.1e}", peer.peer_error)),
             format!("{:.1e}", record.allowed_error),
+            of_peer(&|peer| format!("{:.1e}", peer.peer_error)),
+            of_peer(&|peer| format!("{:.1e}", peer.peer_allowed_error)),
             format!("{:.0}", record.ours_first_ms),
             of_peer(&|peer| format!("{:.0}", peer.peer_first_ms)),
         ]);
     }
-    for column in [2, 3, 4, 6, 7, 8, 9, 10] {
+    for column in [2, 3, 4, 6, 7, 8, 9, 10, 11] {
         if let Some(column) = table.column_mut(column) {
             column.set_cell_alignment(CellAlignment::Right);
         }

@@ -42,6 +42,7 @@ pub struct OfPeer {
     pub ways_ms: Vec<(String, f64)>,
     /// The worst of its ways'.
     pub peer_error: f64,
+    pub peer_allowed_error: f64,
     /// Of its first way.
     pub peer_first_ms: f64,
 }
@@ -127,6 +128,7 @@ fn of_peer(entrant: &Entrant, times: &mut impl Iterator<Item = f64>) -> OfPeer {
         way,
         ways_ms,
         peer_error: entrant.error,
+        peer_allowed_error: entrant.allowed_error,
         peer_first_ms: entrant.first_ms,
     }
 }

@@ -37,6 +37,8 @@ pub struct Truth {
     ids: Option<Vec<Option<u32>>>,
     /// What an error may be, by the signal for a forward's y and by the norm for the rest.
     pub allowed: f64,
+    /// The same where sums may be in any order, also one after the other: at least a rounding for each term of a softmax's.
+    pub in_any_order: f64,
 }
 
 impl Truth {
@@ -94,7 +96,8 @@ impl Truth {
         };
         let units = if matches!(problem, Problem::Matmul { half: true, .. }) { CUT_OFF } else { 1.0 };
         let allowed = (YARDSTICKS * units * signal_error(&plain, &exact)).max(FLOOR);
-        Ok(Self { rows, all, exact, ids: None, allowed })
+        let terms = if let Problem::Softmax { shape: [_, columns], .. } = problem { *columns as f64 } else { 0.0 };
+        Ok(Self { rows, all, exact, ids: None, allowed, in_any_order: allowed.max(terms * ROUNDING) })
     }
 
     /// Every row; values are the same to the last bit.
@@ -108,7 +111,14 @@ impl Truth {
                 exact.push(values[at].into());
             }
         }
-        Self { rows: (0..rows).collect(), all: rows, exact: unshared(exact), ids: Some(ids), allowed: 0.0 }
+        Self {
+            rows: (0..rows).collect(),
+            all: rows,
+            exact: unshared(exact),
+            ids: Some(ids),
+            allowed: 0.0,
+            in_any_order: 0.0,
+        }
     }
 
     /// Every row whose paths f32 decides.
@@ -128,7 +138,7 @@ impl Truth {
         ensure!(undecided * MOST_UNDECIDED <= tokens, "f32 leaves {undecided} of {tokens} rows undecided");
         let norm = |values: &[f64]| values.iter().map(|value| value * value).sum::<f64>().sqrt();
         let allowed = norm(&bounds) / norm(&exact);
-        Ok(Self { rows, all: tokens, exact: unshared(exact), ids: Some(ids), allowed })
+        Ok(Self { rows, all: tokens, exact: unshared(exact), ids: Some(ids), allowed, in_any_order: allowed })
     }
 
     /// How far a result is from the truth; infinitely where it has chosen another path or position.
