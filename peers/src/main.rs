@@ -82,7 +82,9 @@ fn main() -> ExitCode {
         Ok(true) => ExitCode::SUCCESS,
         Ok(false) => ExitCode::from(1),
         Err(error) => {
-            report(&format!("{error:#}"));
+            if !error.is::<process::Said>() {
+                report(&format!("{error:#}"));
+            }
             ExitCode::from(2)
         }
     }

@@ -1,7 +1,7 @@
 //! A process that serves one library at one work.
 
 use std::{
-    env,
+    env, fmt,
     io::{self, BufRead, BufReader, Write},
     process::{Child, ChildStdin, ChildStdout, Command, Stdio},
     thread,
@@ -38,6 +38,18 @@ pub enum Started {
     Wrong,
 }
 
+/// An error that a process has said itself.
+#[derive(Debug)]
+pub struct Said;
+
+impl fmt::Display for Said {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a process has said what is wrong")
+    }
+}
+
+impl std::error::Error for Said {}
+
 impl Process {
     /// Starts a process and waits until it is ready; it is paused then.
     pub fn start(work: &Work, peer: Peer, arguments: &Arguments, progress: &ProgressBar) -> Result<Started> {
@@ -63,6 +75,7 @@ impl Process {
             let _ = listener.join();
             return match status.code() {
                 Some(1) => Ok(Started::Wrong),
+                Some(2) => Err(Said.into()),
                 _ => Err(anyhow!("{}: {} ended with {status}", work.name, peer.name())),
             };
         };

@@ -61,6 +61,9 @@ struct Unjudged {
 /// Gets ready for a work, says so on standard output, and is timed until standard input ends; in words what is wrong, where a
 /// result is too far from the truth.
 pub fn serve(work: &Work, peer: Peer, adapter: Option<&str>) -> Result<Result<(), String>> {
+    // One that is stopped would not notice that nobody is left to continue it.
+    #[cfg(target_os = "linux")]
+    rustix::process::set_parent_process_death_signal(Some(rustix::process::Signal::KILL))?;
     let problem = work.problem()?;
     let (adapter, entrants) = match peer {
         Peer::None => {
