@@ -189,17 +189,18 @@ fn x_span(first: u32, valid: u32) -> Span {
     return Span(x_load(first, valid));
 //#else
 //#if IN_PLACE
-    return y_octet(first);
+    let octet = y_octet(first);
 //#else
-    return x_octet(first);
+    let octet = x_octet(first);
 //#endif
+    return Span(octet.low, octet.high);
 //#endif
 }
 
 //#if STAGE != partial
 fn y_span_store(first: u32, valid: u32, span: Span) {
 //#if x_ACCESS == wide_octets
-    y_store_octet(first, span);
+    y_store_octet(first, Octet(span[0], span[1]));
 //#else
     y_store(first, valid, span[0]);
 //#endif

@@ -1,7 +1,10 @@
 // Eight elements of f32 as four words of 64 bits. Software drivers load and store word by word for each lane, and start over for
 // each access: the fewer words and accesses, the better.
 
-alias Octet = array<vec4<f32>, 2>;
+struct Octet {
+    low: vec4<f32>,
+    high: vec4<f32>,
+}
 
 fn parts_of_word(word: u64) -> vec2<u32> {
     return vec2<u32>(u32(word), u32(word >> 32u));
@@ -20,5 +23,5 @@ fn words_of_quad(quad: vec4<f32>) -> vec2<u64> {
 }
 
 fn words_of_octet(octet: Octet) -> vec4<u64> {
-    return vec4<u64>(words_of_quad(octet[0]), words_of_quad(octet[1]));
+    return vec4<u64>(words_of_quad(octet.low), words_of_quad(octet.high));
 }

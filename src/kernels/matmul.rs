@@ -178,7 +178,7 @@ impl<'a> Matmul<'a> {
         self
     }
 
-    /// Chooses the configuration without regard to the number of rows, so that a row's result does not depend on how
+    /// Chooses how sums are added up without regard to the number of rows, so that a row's result does not depend on how
     /// many others there are.
     ///
     /// ```no_run

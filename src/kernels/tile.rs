@@ -88,6 +88,8 @@ const TILES: &[Tile] = &[
     tile(Source::Subgroup, [16, 1], [32, 1]),
     tile(Source::Packed { times: 1 }, [8, 1], [8, 1]),
     tile(Source::Packed { times: 1 }, [8, 1], [16, 1]),
+    tile(Source::Packed { times: 2 }, [8, 1], [8, 1]),
+    tile(Source::Packed { times: 2 }, [8, 1], [16, 1]),
     tile(Source::Packed { times: 2 }, [8, 1], [32, 1]),
     tile(Source::Packed { times: 1 }, [16, 1], [16, 1]),
     tile(Source::Cooperative { fragment: 8, depth: 16 }, [8, 4], [4, 2]),
@@ -152,9 +154,10 @@ const CHOICES: &[Choice] = &[
     // quads of k at a time make 0.82 to 0.87 of the time.
     // Where B is packed already, few rows are worth packing too: with 768 × 64 weights a forward of 1 to 32 tokens takes 0.5 to 0.6 of
     // the time, with 4096 × 1024 0.15 to 0.25.
-    Choice { rows: 8, constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [8, 1]), ..ANY },
-    Choice { rows: 16, constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
+    Choice { rows: 8, constant: true, avx512: true, tile: tile(Source::Packed { times: 2 }, [8, 1], [8, 1]), ..ANY },
+    Choice { rows: 16, constant: true, avx512: true, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 1]), ..ANY },
     Choice { constant: true, avx512: true, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
+    Choice { rows: 8, constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [8, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [16, 1], [16, 1]), ..ANY },
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
@@ -207,7 +210,7 @@ const DISCRETE: Choice = Choice { class: AdapterClass::Discrete, ..ANY };
 /// silently, after 65 535.
 const MAX_ITERATIONS: u64 = 60_000;
 
-/// The number of rows that a batch-invariant tile is chosen for, whatever their number is.
+/// The number of rows whose tile says how batch-invariant sums are added up, whatever their number is.
 const NOMINAL_ROWS: u64 = 4096;
 
 /// A long sum is cut until so many workgroups share the product, but into parts no less deep than this.
@@ -352,11 +355,25 @@ impl Tile {
         !matches!(self.source, Source::Cooperative { .. }) || [a, b] == [Element::F16; 2]
     }
 
-    /// The tile for a product; a tuning of the device's has the first say, unless B is packed once: `tune` has not measured that. With
-    /// `batch_invariant` the number of rows has none.
+    /// The tile for a product. With `batch_invariant` the number of rows has no say in how its elements are added up.
     pub(crate) fn choose(gpu: &Gpu, sought: Sought, batch_invariant: bool) -> Self {
+        let own = Self::fastest(gpu, sought);
+        if !batch_invariant {
+            return own;
+        }
+        let nominal = Self::fastest(gpu, Sought { rows: NOMINAL_ROWS, ..sought });
+        if own.adds_like(nominal) { own } else { nominal }
+    }
+
+    /// Whether the sums of both are the same to the last bit: what tiles of `subgroup` and `packed` with fewer rows leave out is whole
+    /// rows. (Compilers of hardware may contract multiplications and additions, in one shader and not in another.)
+    fn adds_like(self, other: Self) -> bool {
+        self.in_lanes() && Self { rows: other.rows, ..self } == other
+    }
+
+    /// A tuning of the device's has the first say, unless B is packed once: `tune` has not measured that.
+    fn fastest(gpu: &Gpu, sought: Sought) -> Self {
         let Sought { rows, columns, products, elements: [a, b], transposed, packs } = sought;
-        let rows = if batch_invariant { NOMINAL_ROWS } else { rows };
         let may_pack = packs != Packs::Never;
         let possible = |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || !tile.packs());
         let tuning = gpu.tuning().filter(|_| packs != Packs::Once);

@@ -31,8 +31,8 @@ use order::{Map, Ordered};
 pub struct Settings {
     /// Which order the maps are multiplied in.
     pub plan: PlanKind,
-    /// Chooses kernel configurations from the adapter and the layer's dimensions alone, so that a token's result does not
-    /// depend on what else is in its batch.
+    /// Chooses how sums are added up from the adapter and the layer's dimensions alone, so that a token's result does not
+    /// depend on what else is in its batch, to the last bit.
     pub batch_invariant: bool,
     /// The first level: which tokens of a sequence are routed at all.
     pub selection: Selection,
