@@ -394,6 +394,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "x300000 f32 integers bt bias invariant",
     },
     Mutant {
+        fault: "host: batch invariance takes the tile that few rows take, however it adds up",
+        file: "src/kernels/tile.rs",
+        from: "if own.adds_like(nominal) { own } else { nominal }",
+        to: "own",
+        test: "tiles",
+        cases: "",
+    },
+    Mutant {
         fault: "host: a part of a product starts over instead of going on",
         file: "src/kernels/tile.rs",
         from: "continues: u32::from(k > 0),",

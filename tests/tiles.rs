@@ -9,9 +9,9 @@
 
 mod common;
 
-use common::{on_each, storage, wait};
+use common::{gpus, on_each, random, storage, wait};
 use double_routing::{
-    AdapterClass, Element, Gpu, Tensor,
+    AdapterClass, Element, Gpu, Tensor, bytemuck,
     check::Case,
     kernels::{Matmul, Tile, Tuning},
 };
@@ -52,6 +52,32 @@ fn every_tile_agrees_with_the_reference() {
         large || ["subgroup", "packed", "cooperative"].iter().any(|source| name.starts_with(source))
     };
     assert!(unseen.iter().all(rare), "{unseen:?}");
+}
+
+/// Whatever tile few rows take.
+#[test]
+fn batch_invariant_products_of_few_rows_have_the_bits_of_many() {
+    let (n, k) = (150, 130);
+    let (a, b) = (random(1, 300 * k), random(2, n * k));
+    for (gpu, class) in gpus().iter().flat_map(|gpu| AdapterClass::ALL.map(|class| (gpu, class))) {
+        let gpu = gpu.with_class(class);
+        let product = |m: usize| -> Vec<f32> {
+            let [a, b] =
+                [&a[..m * k], &b].map(|values| gpu.upload("operand", bytemuck::cast_slice(values)).expect("a buffer"));
+            let c = storage(&gpu, 4 * (m * n) as u64);
+            let c = Tensor::f32(&c, &[m, n]);
+            let product = Matmul::new(Tensor::f32(&a, &[m, k]), Tensor::f32(&b, &[n, k]), c.clone()).transposed();
+            let plan = product.batch_invariant(true).plan(&gpu).expect("a plan");
+            let mut encoder = gpu.device().create_command_encoder(&Default::default());
+            plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+            gpu.queue().submit([encoder.finish()]);
+            bytemuck::pod_collect_to_vec(&wait(&gpu, gpu.read(&c)).expect("a result"))
+        };
+        let many = product(300);
+        for m in [1, 3, 16, 40] {
+            assert!(product(m) == many[..m * n], "{m} rows as {class:?} on {}", gpu.info().backend);
+        }
+    }
 }
 
 /// The tiles that suit the device, with each of which all cases are run.
