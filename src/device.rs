@@ -685,7 +685,7 @@ impl Gpu {
         self.binding_limit().saturating_sub(u64::from(self.limits().min_storage_buffer_offset_alignment))
     }
 
-    /// Whether shaders may read in words of 64 bits. It pays where a load is done lane by lane.
+    /// Whether shaders may read and write in words of 64 bits. It pays where a load or a store is done lane by lane.
     pub(crate) fn wide_words(&self) -> bool {
         self.class() == AdapterClass::Software && self.device().features().contains(wgpu::Features::SHADER_INT64)
     }

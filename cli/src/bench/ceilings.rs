@@ -66,13 +66,12 @@ impl Resource {
         format!("workgroups of {size}, {each} {units} each")
     }
 
-    fn source(self, octets: bool) -> &'static str {
-        match (self, octets) {
-            (Self::Arithmetic, _) => include_str!("arithmetic.wgsl"),
-            (Self::Read { .. }, false) => include_str!("read.wgsl"),
-            (Self::Read { .. }, true) => include_str!("read_octets.wgsl"),
-            (Self::Copy { .. }, true) => include_str!("copy_octets.wgsl"),
-            (Self::Copy { .. } | Self::QuadCopy { .. }, _) => include_str!("copy.wgsl"),
+    fn source(self, octets: bool) -> String {
+        let units = if octets { include_str!("octets.wgsl") } else { include_str!("quads.wgsl") };
+        match self {
+            Self::Arithmetic => include_str!("arithmetic.wgsl").into(),
+            Self::Read { .. } => units.to_owned() + include_str!("read.wgsl"),
+            Self::Copy { .. } | Self::QuadCopy { .. } => units.to_owned() + include_str!("copy.wgsl"),
         }
     }
 

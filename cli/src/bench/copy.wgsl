@@ -1,11 +1,12 @@
-// y = x, in quads: a workgroup copies SIZE · EACH of them, neighbours next to each other. No barrier.
+// y = x, in the units of quads.wgsl or octets.wgsl: a workgroup copies SIZE · EACH of them, neighbours next to each other. No
+// barrier.
 
 override SIZE: u32 = 64u;
 override EACH: u32 = 1u;
 
-@group(0) @binding(0) var<storage, read> x: array<vec4<f32>>;
-@group(0) @binding(1) var<storage, read_write> y: array<vec4<f32>>;
-@group(0) @binding(2) var<uniform> quads: vec4<u32>;
+@group(0) @binding(0) var<storage, read> x: array<Unit>;
+@group(0) @binding(1) var<storage, read_write> y: array<Unit>;
+@group(0) @binding(2) var<uniform> units: vec4<u32>;
 
 @compute @workgroup_size(SIZE)
 fn main(
@@ -16,7 +17,7 @@ fn main(
     let first = (group.y * groups.x + group.x) * SIZE * EACH + lane;
     for (var i = 0u; i < EACH; i++) {
         let at = first + i * SIZE;
-        if at < quads.x {
+        if at < units.x {
             y[at] = x[at];
         }
     }
