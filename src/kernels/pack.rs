@@ -31,14 +31,15 @@ params! {
         first,
         stride,
         batch,
-        panel,
-        runs,
+        log_panel,
+        log_runs,
     }
 }
 
-/// Invocations of a workgroup, and rows of one: it writes a texel for each.
+/// Invocations of a workgroup; rows and quads of one, which writes a texel for each of each.
 const LANES: u32 = 64;
 const BLOCK: u32 = 4;
+const QUADS: u32 = 2;
 
 /// How a factor is packed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ pub(crate) struct Layout {
     pub batches: u64,
     pub rows: u64,
     pub depth: u64,
-    /// Rows of a panel, and into how many runs they are dealt.
+    /// Rows of a panel, and into how many runs they are dealt: powers of two.
     pub panel: u64,
     pub runs: u64,
 }
@@ -54,7 +55,7 @@ pub(crate) struct Layout {
 impl Layout {
     /// Of k: an even number.
     pub fn quads(self) -> u64 {
-        self.depth.div_ceil(8) * 2
+        self.depth.div_ceil(4 * u64::from(QUADS)) * u64::from(QUADS)
     }
 
     /// Texels of a panel.
@@ -94,8 +95,8 @@ pub(crate) fn pack(gpu: &Gpu, name: &str, mut source: Source<'_>, layout: Layout
         first: source.bound.first,
         stride: number("the stride", source.stride)?,
         batch: number("the batch stride", source.batch)?,
-        panel: number("the panel", layout.panel)?,
-        runs: number("runs", layout.runs)?,
+        log_panel: layout.panel.ilog2(),
+        log_runs: layout.runs.ilog2(),
     };
     let operands: [(&str, &dyn Bind); 2] = [("a", &source.bound), ("packed", packed)];
     Step::new(
@@ -105,7 +106,7 @@ pub(crate) fn pack(gpu: &Gpu, name: &str, mut source: Source<'_>, layout: Layout
         format!("pack {name} {}x{}", layout.batches * layout.rows, layout.depth),
         bytemuck::bytes_of(&params),
         &operands,
-        layout.texels().div_ceil(u64::from(LANES * BLOCK)),
+        layout.texels().div_ceil(u64::from(LANES * BLOCK * QUADS)),
     )
 }
 
@@ -167,6 +168,7 @@ fn variant(transposed: bool, element: Element, access: &'static str) -> Variant 
         .flag("TRANSPOSED", transposed)
         .number("LANES", LANES)
         .number("BLOCK", BLOCK)
+        .number("QUADS", QUADS)
         .word("a_TYPE", element.name())
         .word("a_ACCESS", access)
 }
