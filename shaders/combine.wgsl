@@ -8,14 +8,18 @@
 //
 // Stages:  combine   the above.
 //          fill      before it where there are targets: every row of y is 0 or, where there is `skip` [B, S, O], the row of that.
-// Work: ALONE false: an invocation owns a quad of columns of a result.
+// Work: STAGE == fill: an invocation owns a quad of y, which is flat to it; an octet, where that is how it is written.
+//       ALONE false: an invocation owns a quad of columns of a result.
 //       ALONE true: a workgroup owns a result, and its lanes go through the columns together, BLOCK quads each at a time.
 //       Positions and gates are then uniform, so that drivers that load lane by lane load them once.
-// There is no barrier. Where MOVED (one slot, no gates, nothing to add) rows are copied as they are. Otherwise, to first order:
+// There is no barrier. Where MOVED (one slot, no gates, nothing to add; to `fill`, no skip) rows are copied as they are. Otherwise, to first order:
 //   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|), and half a ULP of a y of 16 bits
 
 //#import lib/grid
 //#import lib/half
+//#if y_ACCESS == wide_octets
+//#import lib/octets
+//#endif
 //#import lib/store y
 //#if STAGE == combine
 //#import lib/load rows
@@ -30,7 +34,7 @@ const BLOCK: u32 = 4u;
 //#endif
 
 struct Params {
-    // Results of this dispatch, and of a batch; the first is result `first` of all.
+    // Results of this dispatch (to `fill`, elements), and of a batch; the first is result `first` of all.
     results: u32,
     first: u32,
     of_batch: u32,
@@ -68,6 +72,7 @@ struct Params {
 //#endif
 @group(0) @binding(6) var<storage, read_write> y: array<y_word>;
 
+//#if STAGE == combine
 // The element of y, from its first, at which a result's row starts; no place, where it has none.
 fn row_of(result: u32) -> u32 {
 //#if TARGETED
@@ -84,13 +89,34 @@ fn row_of(result: u32) -> u32 {
 const NOWHERE: u32 = 0xffffffffu;
 //#endif
 
-//#if STAGE == combine
 // The first of the rows that positions of the result count from.
 fn first_row(result: u32) -> u32 {
     return (params.first + result) / params.of_batch * params.rows;
 }
 //#endif
 
+//#if STAGE == fill
+@compute @workgroup_size(LANES)
+fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
+    let index = workgroup_index(group) * LANES + lane;
+//#if y_ACCESS == wide_octets
+    let first = index * 8u;
+    if first < params.results {
+        y_store_octet(params.y_first + first, Octet(vec4<f32>(), vec4<f32>()));
+    }
+//#else
+    let first = index * 4u;
+    if first < params.results {
+        let left = params.results - first;
+//#if MOVED
+        y_store(params.y_first + first, left, vec4<f32>());
+//#else
+        y_store(params.y_first + first, left, plus_quad(params.plus_at, first, left));
+//#endif
+    }
+//#endif
+}
+//#else
 //#if ALONE
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
@@ -174,7 +200,6 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
     let left = columns - column;
     var sum = vec4<f32>();
-//#if STAGE == combine
     let slots = params.slots;
     let all_rows = params.rows;
     let batch_row = first_row(result);
@@ -195,16 +220,10 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endif
         }
     }
-//#endif
-//#if STAGE == fill
-    // Its bits, which an addition might flush.
-    sum = plus_quad(params.plus_at, result * columns + column, left);
-//#endif
-//#if STAGE == combine
 //#if !MOVED
     sum += plus_quad(params.plus_at, result * columns + column, left);
 //#endif
-//#endif
     y_store(params.y_first + to + column, left, sum);
 }
+//#endif
 //#endif

@@ -280,7 +280,8 @@ fn main(
 ) {
     let index = workgroup_index(group);
 //#if STAGE == whole
-    let slots = params.slots;
+    // All of them; as in reduce.wgsl, parameters alone must not say how often a loop turns.
+    let slots = select(0u, params.slots, index == 0u);
     count(lane, 0u, slots);
     write_offsets(lane);
     storageBarrier();

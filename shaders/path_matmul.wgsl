@@ -26,7 +26,9 @@
 //#import lib/store c
 //#import lib/optional bias
 //#if SWISH
+//#if c_ACCESS != quads
 //#import lib/optional s
+//#endif
 //#endif
 
 struct Params {
@@ -59,7 +61,12 @@ struct Params {
 //#endif
 @group(0) @binding(5) var<storage, read> bias: array<u32>;
 //#if SWISH
+//#if c_ACCESS == quads
+// As C is written: in quads of f32.
+@group(0) @binding(6) var<storage, read> s: array<vec4<f32>>;
+//#else
 @group(0) @binding(6) var<storage, read> s: array<u32>;
+//#endif
 //#endif
 @group(0) @binding(7) var<storage, read_write> c: array<c_word>;
 
@@ -126,6 +133,7 @@ fn main(
         params.product.depth,
         params.product.a_stride,
         params.product.b_stride,
+        params.product.c_stride,
         first,
     );
     var sums: Accumulators;
@@ -133,6 +141,9 @@ fn main(
     if !tile_stores(place) {
         return;
     }
+//#if SWISH
+    let s_at = params.s_at;
+//#endif
 //#for Q in TILE_QUADS
     {
         let column = tile_column(place, Q);
@@ -144,8 +155,12 @@ fn main(
                 let at_c = tile_c(place, tile_row(place, R), column);
                 var product = sums[R * TILE_QUADS + Q] + addend;
 //#if SWISH
-                let at_s = (first + tile_row(place, R)) * place.columns + column;
-                product *= silu(s_quad(params.s_at, at_s, valid));
+                let of_s = (first + tile_row(place, R)) * place.columns + column;
+//#if c_ACCESS == quads
+                product *= silu(s[((s_at >> 2u) + of_s) >> 2u]);
+//#else
+                product *= silu(s_quad(s_at, of_s, valid));
+//#endif
 //#endif
                 c_store(at_c, valid, product);
             }

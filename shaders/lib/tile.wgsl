@@ -104,6 +104,7 @@ struct TilePlace {
     depth: u32,
     a_stride: u32,
     b_stride: u32,
+    c_stride: u32,
     // The row of A that row 0 is; of C, where those of A are gathered.
     first_row: u32,
 }
@@ -145,6 +146,7 @@ fn tile_place(index: u32, local: vec2<u32>) -> TilePlace {
         tile_depth(index),
         params.product.a_stride,
         params.product.b_stride,
+        params.product.c_stride,
         0u,
     );
 }
@@ -309,7 +311,7 @@ fn tile_load(place: TilePlace, row: u32, column: u32) -> vec4<f32> {
 
 // Where C[row, column] is stored.
 fn tile_c(place: TilePlace, row: u32, column: u32) -> u32 {
-    return place.c_first + row * params.product.c_stride + column;
+    return place.c_first + row * place.c_stride + column;
 }
 
 //#if TILE_SOURCE == cooperative

@@ -1,8 +1,8 @@
 //! The gate-weighted sum of gathered rows, scattered back. Shader: `shaders/combine.wgsl`.
 
 use super::{
-    FLOATS, Kernel, STORE_ACCESSES, Slot, check_output, in_quads, lanes::Kind, load_accesses, optional, params, reduce,
-    shader_u32, store_access, whole_words,
+    FLOATS, Kernel, OCTETS, STORE_ACCESSES, Slot, check_output, in_octets, in_quads, lanes::Kind, load_accesses,
+    optional, params, reduce, shader_u32, store_access, whole_words,
 };
 use crate::{
     Element, Error, Gpu, Plan, Result, Step, Tensor,
@@ -42,8 +42,9 @@ pub const COMBINE: Kernel = Kernel {
                     }
                 }
             }
-            variants.push(fill(y));
+            variants.extend([false, true].map(|skips| fill(y, skips)));
         }
+        variants.push(fill(OCTETS, false));
         variants
     },
 };
@@ -105,13 +106,13 @@ fn variant(rows: Rows, y: &'static str, gated: bool, targeted: bool) -> Variant 
         .flag("TARGETED", targeted)
 }
 
-fn fill(y: &'static str) -> Variant {
+fn fill(y: &'static str, skips: bool) -> Variant {
     Variant::default()
         .word("STAGE", "fill")
         .flag("ALONE", false)
         .number("LANES", LANES)
         .word("y_ACCESS", y)
-        .flag("MOVED", false)
+        .flag("MOVED", !skips)
         .flag("GATED", false)
         .flag("TARGETED", false)
 }
@@ -291,24 +292,28 @@ impl<'a> Combine<'a> {
     /// The step that fills the rows `first .. first + count` of y.
     fn fill(&self, gpu: &Gpu, shape: &Shape, first: u64, count: u64) -> Result<Step> {
         let columns = shape.columns;
-        let y = self.y.bind(gpu, NAME, "y", first * columns, count * columns)?;
-        let (plus_at, skip) = optional::bind(gpu, NAME, "skip", self.skip.as_ref(), first * columns, count * columns)?;
+        let all = count * columns;
+        let y = self.y.bind(gpu, NAME, "y", first * columns, all)?;
+        let (plus_at, skip) = optional::bind(gpu, NAME, "skip", self.skip.as_ref(), first * columns, all)?;
         let params = Params {
-            results: shader_u32(NAME, "rows of y", count)?,
-            columns: shader_u32(NAME, "columns", columns)?,
+            results: shader_u32(NAME, "elements of y", all)?,
             plus_at,
             y_first: y.first,
             y_kind: optional::kind(self.y.element()),
             ..Params::default()
         };
+        let octets = self.skip.is_none() && self.y.element() == Element::F32 && in_octets(gpu, &y, &[all]);
+        let (access, each) = if octets { (OCTETS, 8) } else { (store_access(&y, self.y.element(), &[all]), 4) };
+        let mut operands = vec![("y", &y)];
+        operands.extend(self.skip.as_ref().map(|_| ("plus", &skip)));
         Step::new(
             gpu,
             &COMBINE,
-            fill(store_access(&y, self.y.element(), &[columns])),
+            fill(access, self.skip.is_some()),
             format!("{NAME} fill {count}x{columns}"),
             bytemuck::bytes_of(&params),
-            &[("plus", &skip), ("y", &y)],
-            (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)),
+            &operands,
+            all.div_ceil(each).div_ceil(u64::from(LANES)),
         )
     }
 
@@ -344,7 +349,9 @@ impl<'a> Combine<'a> {
             ..Params::default()
         };
         let blocks = columns.div_ceil(u64::from(4 * ALONE_LANES * BLOCK));
-        let alone = Kind::of(gpu) == Kind::Software && columns >= ALONE_COLUMNS && blocks * (slots + 1) <= MOST_SLOTS;
+        let alone = Kind::of(gpu) == Kind::Software
+            && columns >= ALONE_COLUMNS
+            && blocks * (slots + 1 + u64::from(BLOCK)) <= MOST_SLOTS;
         let element = self.rows.element();
         let access = match alone {
             true => rows.load_access(gpu, element, &[columns]),

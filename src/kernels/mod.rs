@@ -255,6 +255,13 @@ fn in_groups(bound: &Bound<'_>, size: u64, strides: &[u64]) -> bool {
     u64::from(bound.first).is_multiple_of(size) && strides.iter().all(|stride| stride.is_multiple_of(size))
 }
 
+/// OPERAND_ACCESS of an operand of f32 that software adapters read or write eight elements at a time.
+const OCTETS: &str = "wide_octets";
+
+fn in_octets(gpu: &Gpu, bound: &Bound<'_>, strides: &[u64]) -> bool {
+    gpu.wide_words() && in_groups(bound, 8, strides)
+}
+
 fn in_quads(bound: &Bound<'_>, strides: &[u64]) -> bool {
     in_groups(bound, 4, strides)
 }

@@ -2,7 +2,7 @@
 
 use super::{
     Access, Constant, Factor, Kernel, Layout, PackSource, Packed, Slot, check_factors, check_output, factor_reads,
-    optional, params, shader_u32, store_access,
+    in_quads, optional, params, shader_u32, store_access,
     tile::{self, Operand, Operands, PACKED, PACKED_FACTORS, Packing, Packs, Product, STORED, Sought, Tile},
     whole_words,
 };
@@ -298,6 +298,12 @@ impl<'a> PathMatmul<'a> {
         let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), first * columns, paths * columns)?;
         let (s_at, s) = optional::bind(gpu, NAME, "s", self.s.as_ref(), 0, rows * columns)?;
         let c = self.c.bind(gpu, NAME, "c", 0, rows * columns)?;
+        // s is read in quads where c is written in them.
+        let s_in_quads = |of_s: &Tensor<'_>| of_s.element() == Element::F32 && in_quads(&s, &[columns]);
+        let c_access = match store_access(&c, self.c.element(), &[columns]) {
+            "quads" if !self.s.as_ref().is_none_or(s_in_quads) => "elements",
+            access => access,
+        };
 
         let number = |what, count| shader_u32(NAME, what, count);
         // A row of tiles for each path's tiles, or for each row: whichever are fewer.
@@ -343,13 +349,8 @@ impl<'a> PathMatmul<'a> {
             s_at,
             c_kind: optional::kind(self.c.element()),
         };
-        let variant = tile.variant(Operands {
-            factors,
-            b_transposed: true,
-            a_gathered: order.is_some(),
-            ragged: true,
-            c_access: store_access(&c, self.c.element(), &[columns]),
-        });
+        let variant =
+            tile.variant(Operands { factors, b_transposed: true, a_gathered: order.is_some(), ragged: true, c_access });
         let variant = variant.flag("SWISH", self.s.is_some());
         let mut operands: Vec<(&str, &dyn Bind)> =
             vec![("a", &a), ("b", &b), ("offsets", &offsets), ("bias", &bias), ("c", &c)];

@@ -1,7 +1,7 @@
 //! Softmax over an axis, with masked lengths. Shader: `shaders/softmax.wgsl`.
 
 use super::{
-    F32_STORE_ACCESSES, Kernel, Slot, in_groups,
+    F32_STORE_ACCESSES, Kernel, OCTETS, Slot, in_octets,
     lanes::{self, Kind, Lanes},
     load_accesses, params, shader_u32, store_access,
 };
@@ -111,8 +111,7 @@ fn kind_blocks(kind: Kind) -> &'static [u32] {
 /// Quads at a time of a row that is read twice: enough that following the maximum costs little.
 const LONG_BLOCK: u32 = 8;
 
-/// OPERAND_ACCESS of an operand in octets, and the quads of one.
-const OCTETS: &str = "wide_octets";
+/// The quads of an octet.
 const OCTET_QUADS: u32 = 2;
 
 impl Shape {
@@ -315,8 +314,7 @@ impl<'a> Softmax<'a> {
         let columns = geometry.columns;
         let mut x = self.x.bind(gpu, NAME, "x", first * row, outer * row)?;
         let y = self.y.bind(gpu, NAME, "y", first * row, outer * row)?;
-        let in_octets = |bound| in_groups(bound, 4 * u64::from(OCTET_QUADS), &[geometry.length]);
-        let octets = gpu.wide_words() && !columns && in_octets(&x) && in_octets(&y);
+        let octets = !columns && [&x, &y].iter().all(|bound| in_octets(gpu, bound, &[geometry.length]));
         let (shape, chunk) = match columns {
             true => (Shape::Columns, COLUMN_CHUNK),
             false => {
