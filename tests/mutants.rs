@@ -164,7 +164,7 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "pack: the rows of a panel are not dealt into runs",
         file: "shaders/pack.wgsl",
-        from: "(row + R) % params.runs * (params.panel / params.runs) + (row + R) / params.runs",
+        from: "(run << (log_panel - log_runs)) + ((row + R) >> log_runs)",
         to: "row + R",
         test: "pack",
         cases: "pack 1x32x36",
@@ -564,8 +564,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "combine: the last slot is left out",
         file: "shaders/combine.wgsl",
-        from: "//#if STAGE == combine\n    let slots = params.slots;",
-        to: "//#if STAGE == combine\n    let slots = max(params.slots, 1u) - 1u;",
+        from: "    var sum = vec4<f32>();\n    let slots = params.slots;",
+        to: "    var sum = vec4<f32>();\n    let slots = max(params.slots, 1u) - 1u;",
         test: "combine",
         cases: "x33",
     },
@@ -592,6 +592,22 @@ const MUTANTS: &[Mutant] = &[
         to: "if self.skip.is_some() {",
         test: "combine",
         cases: "targets=200",
+    },
+    Mutant {
+        fault: "combine: y is filled with the start of skip",
+        file: "shaders/combine.wgsl",
+        from: "plus_quad(params.plus_at, first, left)",
+        to: "plus_quad(params.plus_at, 0u, left)",
+        test: "combine",
+        cases: "skip",
+    },
+    Mutant {
+        fault: "host: half as many workgroups fill y as it has octets",
+        file: "src/kernels/combine.rs",
+        from: "(OCTETS, 8)",
+        to: "(OCTETS, 16)",
+        test: "combine",
+        cases: "targets",
     },
     Mutant {
         fault: "path_matmul: slots are taken for tokens",

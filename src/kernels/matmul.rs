@@ -223,10 +223,15 @@ impl<'a> Matmul<'a> {
     /// # }
     /// ```
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
+        Ok(self.plan_sharing(gpu)?.0)
+    }
+
+    /// The same, and what `a` is packed as then, for products that follow and have the same.
+    pub(crate) fn plan_sharing(&self, gpu: &Gpu) -> Result<(Plan, Option<Packed>)> {
         let multiplication = self.check()?;
         let mut plan = Plan::default();
         if multiplication.batches * multiplication.rows * multiplication.columns == 0 {
-            return Ok(plan);
+            return Ok((plan, None));
         }
         let tile = multiplication.tile(gpu, self.batch_invariant);
         if let Some(parts) = multiplication.parts(gpu, tile, self.batch_invariant)? {
@@ -236,14 +241,15 @@ impl<'a> Matmul<'a> {
             }
             let reduce = reduce.plan(gpu)?;
             parts.finish(&mut plan, reduce);
-            return Ok(plan);
+            return Ok((plan, None));
         }
         if !multiplication.writes_c(gpu, tile)? {
             let sums = reduce::Sums::new(gpu, &self.c)?;
             let plan = Matmul { c: sums.tensor(), ..self.clone() }.plan(gpu)?;
-            return sums.round(gpu, plan, &self.c);
+            return Ok((sums.round(gpu, plan, &self.c)?, None));
         }
-        for mut piece in multiplication.pieces(gpu, tile)? {
+        let (pieces, a_packed) = multiplication.pieces(gpu, tile)?;
+        for mut piece in pieces {
             plan.append(std::mem::take(&mut piece.before));
             let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), piece.column, piece.columns)?;
             let c_kind = optional::kind(self.c.element());
@@ -258,7 +264,7 @@ impl<'a> Matmul<'a> {
                 piece.workgroups,
             )?);
         }
-        Ok(plan)
+        Ok((plan, a_packed))
     }
 
     fn check(&self) -> Result<Multiplication<'_>> {

@@ -198,7 +198,8 @@ impl<'a> Route<'a> {
             let plan = Route { y: sums.tensor(), ..self.clone() }.plan(gpu)?;
             return sums.round(gpu, plan, &self.y);
         }
-        for mut piece in multiplication.pieces(gpu, tile)? {
+        let (pieces, _) = multiplication.pieces(gpu, tile)?;
+        for mut piece in pieces {
             plan.append(std::mem::take(&mut piece.before));
             let addend = |name, tensor| optional::bind(gpu, NAME, name, tensor, piece.column, piece.columns);
             let (inner_at, inner) = addend("inner", self.inner.as_ref())?;

@@ -817,7 +817,7 @@ impl Multiplication<'_> {
 
     /// Cuts the product so that each dispatch stays within the binding limit and the iterations of an invocation.
     /// Blocks of C follow one another; within a block k ascends, and each piece goes on where the last one stopped.
-    pub(crate) fn pieces<'a>(&'a self, gpu: &'a Gpu, tile: Tile) -> Result<Vec<Piece<'a>>> {
+    pub(crate) fn pieces<'a>(&'a self, gpu: &'a Gpu, tile: Tile) -> Result<(Vec<Piece<'a>>, Option<Packed>)> {
         let mut pieces = Vec::new();
         let mut packing = self.packing(gpu, tile)?;
         let (blocks, depth_each) = self.blocks(gpu, tile)?;
@@ -832,7 +832,7 @@ impl Multiplication<'_> {
                 }
             }
         }
-        Ok(pieces)
+        Ok((pieces, packing.into_a()))
     }
 
     /// How A and B are packed, each if it is, and as a whole.

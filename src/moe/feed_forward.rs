@@ -3,7 +3,7 @@
 use super::{ExpertWeights, MoeWeights, Router, RouterConfig, RouterForward, Routing};
 use crate::{
     Element, Error, Gpu, Plan, Result, Storage, Tensor, Values,
-    kernels::{Attend, Combine, Constant, Matmul, PathChoice, PathMatmul, Route, RoutePaths, Score},
+    kernels::{Attend, Combine, Constant, Matmul, Packed, PathChoice, PathMatmul, Route, RoutePaths, Score},
     tensor::{Owned, elements},
 };
 
@@ -355,12 +355,14 @@ impl<'a> MoeForwardBuilder<'a> {
 
         let slots = tokens * config.per_token;
         let rows = Owned::new(gpu, "experts' results", Element::F32, &[slots, features])?;
-        let hidden = self.hidden(&mut plan, &block.experts, &x, &offsets, Some((&order, config.per_token)), slots)?;
+        let mut x_packed = routed.x_packed.clone();
+        let gathered = Some((&order, config.per_token));
+        let hidden = self.hidden(&mut plan, &block.experts, &x, &mut x_packed, &offsets, gathered)?;
         let down = self.product(hidden.tensor(), &block.experts.down, offsets.clone(), rows.tensor());
         plan.append(down.plan(gpu)?);
 
         let mut combine = Combine::new(rows.tensor(), positions, y_rows).gates(routed.gates());
-        let shared = self.shared(&mut plan, &x, tokens)?;
+        let shared = self.shared(&mut plan, &x, &mut x_packed, tokens)?;
         if let Some(shared) = &shared {
             combine = combine.plus(shared.tensor());
         }
@@ -382,11 +384,13 @@ impl<'a> MoeForwardBuilder<'a> {
         plan: &mut Plan,
         experts: &Experts,
         x: &Tensor<'_>,
+        x_packed: &mut Option<Packed>,
         offsets: &Tensor<'_>,
         order: Option<(&Tensor<'_>, usize)>,
-        rows: usize,
     ) -> Result<Owned> {
         let gpu = self.block.router.gpu();
+        // As many for each token as it has slots.
+        let rows = x.shape().iter().take(1).product::<usize>() * order.map_or(1, |(_, per_token)| per_token);
         let Experts { gate, up, .. } = experts;
         let width = experts.width();
         let gated = Owned::new(gpu, "gate(x)", Element::F32, &[rows, width])?;
@@ -397,21 +401,26 @@ impl<'a> MoeForwardBuilder<'a> {
             of_gate = of_gate.gathered(order.clone(), divisor);
             of_up = of_up.gathered(order.clone(), divisor);
         }
-        let mut x_packed = None;
-        plan.append(of_gate.plan_sharing(gpu, &mut x_packed)?);
-        plan.append(of_up.plan_sharing(gpu, &mut x_packed)?);
+        plan.append(of_gate.plan_sharing(gpu, x_packed)?);
+        plan.append(of_up.plan_sharing(gpu, x_packed)?);
         plan.keep(gated.buffer().clone());
         Ok(hidden)
     }
 
     /// What every token gets from the shared expert: it is a single path that has all tokens.
-    fn shared(&self, plan: &mut Plan, x: &Tensor<'_>, tokens: usize) -> Result<Option<Owned>> {
+    fn shared(
+        &self,
+        plan: &mut Plan,
+        x: &Tensor<'_>,
+        x_packed: &mut Option<Packed>,
+        tokens: usize,
+    ) -> Result<Option<Owned>> {
         let Some((experts, gate)) = &self.block.shared else { return Ok(None) };
         let router = &self.block.router;
         let (gpu, features, invariant) = (router.gpu(), router.features(), router.is_batch_invariant());
         let ends = [0, tokens as u32];
         let offsets = gpu.upload("all tokens", bytemuck::cast_slice(&ends))?;
-        let hidden = self.hidden(plan, experts, x, &Tensor::u32(&offsets, &[2]), None, tokens)?;
+        let hidden = self.hidden(plan, experts, x, x_packed, &Tensor::u32(&offsets, &[2]), None)?;
         let y = Owned::new(gpu, "shared expert's result", Element::F32, &[tokens, features])?;
         let down = experts.down.tensor().reshape(&[features, experts.width()]);
         match gate {

@@ -3,7 +3,7 @@
 use super::{RouterConfig, RouterWeights};
 use crate::{
     Element, Error, Gpu, Plan, Result, Tensor,
-    kernels::{Constant, Dispatch, Matmul, PathLoad, RoutePaths},
+    kernels::{Constant, Dispatch, Matmul, Packed, PathLoad, RoutePaths},
     tensor::{Owned, elements},
 };
 
@@ -340,7 +340,8 @@ impl<'a> RouterForwardBuilder<'a> {
         let mut plan = Plan::default();
         let logits = new("logits", Element::F32, &[tokens, paths])?;
         let product = Matmul::new(self.x.clone(), gate.tensor(), logits.tensor()).transposed().constant(gate);
-        plan.append(product.batch_invariant(*batch_invariant).plan(gpu)?);
+        let (product, x_packed) = product.batch_invariant(*batch_invariant).plan_sharing(gpu)?;
+        plan.append(product);
 
         let result = |name, element, wanted: &Option<Tensor<'_>>| match wanted {
             Some(tensor) if tensor.shape() != [tokens, per_token] => {
@@ -398,7 +399,7 @@ impl<'a> RouterForwardBuilder<'a> {
             }
             None => None,
         };
-        Ok(RouterForward { plan, logits, ids, gates, margin, dispatched, statistics })
+        Ok(RouterForward { plan, x_packed, logits, ids, gates, margin, dispatched, statistics })
     }
 }
 
@@ -414,6 +415,8 @@ impl<'a> RouterForwardBuilder<'a> {
 #[derive(Debug)]
 pub struct RouterForward {
     plan: Plan,
+    /// What x is packed as once the plan has run, if it is.
+    pub(super) x_packed: Option<Packed>,
     logits: Owned,
     ids: Owned,
     gates: Owned,
