@@ -80,15 +80,19 @@ fn main(
 //#endif
     for (var k = lane.lane * 4u; k < depth; k += LANES * 4u) {
         let of_v = v_quad(v_first + k, depth - k);
+        // All are read before any is written, so that CPUs wait for what several rows miss in the cache at a time.
+        var of_x: array<vec4<f32>, EACH>;
 //#for E in EACH
-        {
-            let of_x = x_quad(starts[E] + k, depth - k);
-            sums[E] += dot(of_x, of_v);
+        of_x[E] = x_quad(starts[E] + k, depth - k);
+//#endfor
+//#for E in EACH
+        sums[E] += dot(of_x[E], of_v);
 //#if PACKS
-            let inside = select(vec4<f32>(), of_x, row + E < rows);
+        {
+            let inside = select(vec4<f32>(), of_x[E], row + E < rows);
             textureStore(packed, texel_place(texels + k / 4u * panel + E), inside);
-//#endif
         }
+//#endif
 //#endfor
     }
 //#for E in EACH
