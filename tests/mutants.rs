@@ -260,8 +260,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "attend: packs rows past the last",
         file: "shaders/attend.wgsl",
-        from: "select(vec4<f32>(), of_x, row + E < rows)",
-        to: "of_x",
+        from: "select(vec4<f32>(), of_x[E], row + E < rows)",
+        to: "of_x[E]",
         test: "pack",
         cases: "attending",
     },
