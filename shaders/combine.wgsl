@@ -12,7 +12,8 @@
 //       ALONE false: an invocation owns a quad of columns of a result.
 //       ALONE true: a workgroup owns a result, and its lanes go through the columns together, BLOCK quads each at a time.
 //       Positions and gates are then uniform, so that drivers that load lane by lane load them once.
-// There is no barrier. Where MOVED (one slot, no gates, nothing to add; to `fill`, no skip) rows are copied as they are. Otherwise, to first order:
+// There is no barrier. Where MOVED (one slot, no gates, nothing to add; to `fill`, no skip) rows are copied as they are. Otherwise, to
+// first order:
 //   |ŷ − y| ≤ (e + 2) · 2⁻²⁴ · (Σ|gate||row| + |plus|), and half a ULP of a y of 16 bits
 
 //#import lib/grid

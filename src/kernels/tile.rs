@@ -816,7 +816,8 @@ impl Multiplication<'_> {
     }
 
     /// Cuts the product so that each dispatch stays within the binding limit and the iterations of an invocation.
-    /// Blocks of C follow one another; within a block k ascends, and each piece goes on where the last one stopped.
+    /// Blocks of C follow one another; within a block k ascends, and each piece goes on where the last one stopped. With them comes what
+    /// A is packed as once they have run, if it is.
     pub(crate) fn pieces<'a>(&'a self, gpu: &'a Gpu, tile: Tile) -> Result<(Vec<Piece<'a>>, Option<Packed>)> {
         let mut pieces = Vec::new();
         let mut packing = self.packing(gpu, tile)?;
