@@ -658,6 +658,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "swish",
     },
     Mutant {
+        fault: "path_matmul: s in quads is read from its binding's start",
+        file: "shaders/path_matmul.wgsl",
+        from: "s[((s_at >> 2u) + of_s) >> 2u]",
+        to: "s[of_s >> 2u]",
+        test: "path_matmul",
+        cases: "shift=4",
+    },
+    Mutant {
         fault: "levels: the weights of unselected tokens are given to the selected",
         file: "src/routing/forward.rs",
         from: "let weights = gathered.map_or_else(|| w.tensor(), |selected| selected.weights.tensor());",

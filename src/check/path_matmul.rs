@@ -221,6 +221,8 @@ pub(super) fn cases() -> Vec<Case> {
             ..plain(180, each, 3, columns, depth, Data::Reals)
         });
     }
+    // Everything in quads, but not from the start of its binding.
+    specs.push(Spec { shift: 4, swish: true, ..plain(17, 2, 5, 36, 24, Data::Reals) });
     let swish = Spec { swish: true, of_a: Element::BF16, ..plain(110, 4, 8, 100, 36, Data::Reals) };
     specs.extend([swish, Spec { of_c: Element::F16, bias: false, data: Data::Integers, ..swish }]);
     // Nothing to do; nothing to add up, which leaves the bias.

@@ -223,15 +223,16 @@ impl<'a> Matmul<'a> {
     /// # }
     /// ```
     pub fn plan(&self, gpu: &Gpu) -> Result<Plan> {
-        Ok(self.plan_sharing(gpu)?.0)
+        self.plan_sharing(gpu, &mut self.a_packed.clone())
     }
 
-    /// The same, and what `a` is packed as then, for products that follow and have the same.
-    pub(crate) fn plan_sharing(&self, gpu: &Gpu) -> Result<(Plan, Option<Packed>)> {
-        let multiplication = self.check()?;
+    /// The same, for products that follow one another and have the same `a`: what it is packed as.
+    pub(crate) fn plan_sharing(&self, gpu: &Gpu, a_packed: &mut Option<Packed>) -> Result<Plan> {
+        let packed_before = a_packed.take();
+        let multiplication = Multiplication { a_packed: packed_before.as_ref(), ..self.check()? };
         let mut plan = Plan::default();
         if multiplication.batches * multiplication.rows * multiplication.columns == 0 {
-            return Ok((plan, None));
+            return Ok(plan);
         }
         let tile = multiplication.tile(gpu, self.batch_invariant);
         if let Some(parts) = multiplication.parts(gpu, tile, self.batch_invariant)? {
@@ -241,14 +242,14 @@ impl<'a> Matmul<'a> {
             }
             let reduce = reduce.plan(gpu)?;
             parts.finish(&mut plan, reduce);
-            return Ok((plan, None));
+            return Ok(plan);
         }
         if !multiplication.writes_c(gpu, tile)? {
             let sums = reduce::Sums::new(gpu, &self.c)?;
             let plan = Matmul { c: sums.tensor(), ..self.clone() }.plan(gpu)?;
-            return Ok((sums.round(gpu, plan, &self.c)?, None));
+            return sums.round(gpu, plan, &self.c);
         }
-        let (pieces, a_packed) = multiplication.pieces(gpu, tile)?;
+        let (pieces, packed) = multiplication.pieces(gpu, tile)?;
         for mut piece in pieces {
             plan.append(std::mem::take(&mut piece.before));
             let (bias_at, bias) = optional::bind(gpu, NAME, "bias", self.bias.as_ref(), piece.column, piece.columns)?;
@@ -264,7 +265,8 @@ impl<'a> Matmul<'a> {
                 piece.workgroups,
             )?);
         }
-        Ok((plan, a_packed))
+        *a_packed = packed;
+        Ok(plan)
     }
 
     fn check(&self) -> Result<Multiplication<'_>> {

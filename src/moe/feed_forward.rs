@@ -249,6 +249,13 @@ pub struct MoeForwardBuilder<'a> {
     capacity: Option<u32>,
 }
 
+/// The tokens, `[tokens, features]`, and what they are packed as by the steps before.
+struct Input<'x> {
+    x: Tensor<'x>,
+    tokens: usize,
+    packed: Option<Packed>,
+}
+
 impl<'a> MoeForwardBuilder<'a> {
     /// Writes y to a tensor of the caller's, f32, f16 or bf16 of x's shape, instead of an f32 buffer of the forward's own. Each element is
     /// rounded once from its f32 sum. One of 16 bits starts at a multiple of 4 bytes.
@@ -355,14 +362,14 @@ impl<'a> MoeForwardBuilder<'a> {
 
         let slots = tokens * config.per_token;
         let rows = Owned::new(gpu, "experts' results", Element::F32, &[slots, features])?;
-        let mut x_packed = routed.x_packed.clone();
+        let mut input = Input { x, tokens, packed: routed.x_packed.clone() };
         let gathered = Some((&order, config.per_token));
-        let hidden = self.hidden(&mut plan, &block.experts, &x, &mut x_packed, &offsets, gathered)?;
+        let hidden = self.hidden(&mut plan, &block.experts, &mut input, &offsets, gathered)?;
         let down = self.product(hidden.tensor(), &block.experts.down, offsets.clone(), rows.tensor());
         plan.append(down.plan(gpu)?);
 
         let mut combine = Combine::new(rows.tensor(), positions, y_rows).gates(routed.gates());
-        let shared = self.shared(&mut plan, &x, &mut x_packed, tokens)?;
+        let shared = self.shared(&mut plan, &mut input)?;
         if let Some(shared) = &shared {
             combine = combine.plus(shared.tensor());
         }
@@ -383,44 +390,37 @@ impl<'a> MoeForwardBuilder<'a> {
         &self,
         plan: &mut Plan,
         experts: &Experts,
-        x: &Tensor<'_>,
-        x_packed: &mut Option<Packed>,
+        input: &mut Input<'_>,
         offsets: &Tensor<'_>,
         order: Option<(&Tensor<'_>, usize)>,
     ) -> Result<Owned> {
         let gpu = self.block.router.gpu();
-        // As many for each token as it has slots.
-        let rows = x.shape().iter().take(1).product::<usize>() * order.map_or(1, |(_, per_token)| per_token);
+        let rows = input.tokens * order.map_or(1, |(_, per_token)| per_token);
         let Experts { gate, up, .. } = experts;
         let width = experts.width();
         let gated = Owned::new(gpu, "gate(x)", Element::F32, &[rows, width])?;
         let hidden = Owned::new(gpu, "hidden", Element::F32, &[rows, width])?;
-        let mut of_gate = self.product(x.clone(), gate, offsets.clone(), gated.tensor());
-        let mut of_up = self.product(x.clone(), up, offsets.clone(), hidden.tensor()).swish(gated.tensor());
+        let mut of_gate = self.product(input.x.clone(), gate, offsets.clone(), gated.tensor());
+        let mut of_up = self.product(input.x.clone(), up, offsets.clone(), hidden.tensor()).swish(gated.tensor());
         if let Some((order, divisor)) = order {
             of_gate = of_gate.gathered(order.clone(), divisor);
             of_up = of_up.gathered(order.clone(), divisor);
         }
-        plan.append(of_gate.plan_sharing(gpu, x_packed)?);
-        plan.append(of_up.plan_sharing(gpu, x_packed)?);
+        plan.append(of_gate.plan_sharing(gpu, &mut input.packed)?);
+        plan.append(of_up.plan_sharing(gpu, &mut input.packed)?);
         plan.keep(gated.buffer().clone());
         Ok(hidden)
     }
 
     /// What every token gets from the shared expert: it is a single path that has all tokens.
-    fn shared(
-        &self,
-        plan: &mut Plan,
-        x: &Tensor<'_>,
-        x_packed: &mut Option<Packed>,
-        tokens: usize,
-    ) -> Result<Option<Owned>> {
+    fn shared(&self, plan: &mut Plan, input: &mut Input<'_>) -> Result<Option<Owned>> {
         let Some((experts, gate)) = &self.block.shared else { return Ok(None) };
         let router = &self.block.router;
         let (gpu, features, invariant) = (router.gpu(), router.features(), router.is_batch_invariant());
+        let tokens = input.tokens;
         let ends = [0, tokens as u32];
         let offsets = gpu.upload("all tokens", bytemuck::cast_slice(&ends))?;
-        let hidden = self.hidden(plan, experts, x, x_packed, &Tensor::u32(&offsets, &[2]), None)?;
+        let hidden = self.hidden(plan, experts, input, &Tensor::u32(&offsets, &[2]), None)?;
         let y = Owned::new(gpu, "shared expert's result", Element::F32, &[tokens, features])?;
         let down = experts.down.tensor().reshape(&[features, experts.width()]);
         match gate {
@@ -430,7 +430,7 @@ impl<'a> MoeForwardBuilder<'a> {
                 let ids = Owned::new(gpu, "shared expert's ids", Element::U32, &[tokens, 1])?;
                 let weights = Owned::new(gpu, "shared expert's weights", Element::F32, &[tokens, 1])?;
                 let choice = PathChoice { score: Score::Sigmoid, ..PathChoice::default() };
-                plan.append(Attend::new(x.clone(), gate.tensor(), logits.tensor()).plan(gpu)?);
+                plan.append(Attend::new(input.x.clone(), gate.tensor(), logits.tensor()).plan(gpu)?);
                 plan.append(RoutePaths::new(logits.tensor(), ids.tensor(), weights.tensor(), choice).plan(gpu)?);
                 let route = Route::new(hidden.tensor(), down, weights.tensor(), y.tensor()).constant(&experts.down);
                 plan.append(route.batch_invariant(invariant).plan(gpu)?);

@@ -340,8 +340,8 @@ impl<'a> RouterForwardBuilder<'a> {
         let mut plan = Plan::default();
         let logits = new("logits", Element::F32, &[tokens, paths])?;
         let product = Matmul::new(self.x.clone(), gate.tensor(), logits.tensor()).transposed().constant(gate);
-        let (product, x_packed) = product.batch_invariant(*batch_invariant).plan_sharing(gpu)?;
-        plan.append(product);
+        let mut x_packed = None;
+        plan.append(product.batch_invariant(*batch_invariant).plan_sharing(gpu, &mut x_packed)?);
 
         let result = |name, element, wanted: &Option<Tensor<'_>>| match wanted {
             Some(tensor) if tensor.shape() != [tokens, per_token] => {
