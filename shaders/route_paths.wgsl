@@ -156,9 +156,12 @@ struct Best {
 
 // The largest key among the lanes of a row, and of equal ones the lowest path.
 //#if LANES_BY == subgroup
+//#import lib/subgroup i32
+//#import lib/subgroup u32
+
 fn lanes_best(lane: Lane, own: Best) -> Best {
-    let key = subgroupMax(own.key);
-    return Best(key, subgroupMin(select(NONE, own.path, own.key == key)));
+    let key = i32_max(own.key);
+    return Best(key, u32_min(select(NONE, own.path, own.key == key)));
 }
 //#else
 var<workgroup> best_of_lanes: array<Best, LANES * ROWS>;

@@ -7,13 +7,14 @@
 //
 // Work: COLUMNS false (inner = 1): LANES invocations share a row, ROWS rows a workgroup; they take the row's spans in turn,
 // each of QUADS quads, BLOCK spans at a time in registers. Where KEPT, a block is all that a lane has of its row, so x is
-// read once; otherwise the sum follows the maximum from block to block, and x is read again to be divided. Lanes reduce as
-// lib/lanes.wgsl has it.
+// read once; otherwise the sum follows the maximum from block to block, and x is read again to be divided. Where FITTED, each lane
+// has just BLOCK spans of each row, and there are just as many rows as the grid has: no load or store is conditional, so that CPUs
+// need not ask for each lane whether it is active. Lanes reduce as lib/lanes.wgsl has it.
 // COLUMNS true: one invocation owns a quad of inner columns; it needs no barrier.
 // A row of at most `chunk` positions is done by one dispatch (STAGE == whole). A longer one is cut into chunks:
 // STAGE == partial leaves each chunk's maximum and sum, STAGE == apply merges them, in order, and writes y.
 //
-// Nothing here relies on Inf or NaN: a maximum starts from an element, and differences are taken halved so that they
+// Nothing here relies on Inf or NaN: a maximum starts from the lowest number, and differences are taken halved so that they
 // cannot overflow. Relative error of an element, with E(d) = (3 + 2d) · 2⁻²³ for exp and d · 2⁻²⁴ for its argument:
 //   E(max − x) + Σ y·E + (length + 4) · 2⁻²⁴ + 2.5 · 2⁻²³
 
@@ -178,10 +179,18 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_id) l
 //#endif
 }
 //#else
+const LOWEST: f32 = -3.4028234e38;
+
 // What a lane reads and writes together.
 alias Span = array<vec4<f32>, QUADS>;
+// Lanes whose spans lie next to each other: a CPU's vectors come one after the other, and so should what they read.
+//#if LANES_BY == memory || VECTOR == 0
+const ABREAST: u32 = LANES;
+//#else
+const ABREAST: u32 = VECTOR;
+//#endif
 // Elements from a lane's span to its next.
-const STEP: u32 = LANES * QUADS * 4u;
+const STEP: u32 = ABREAST * QUADS * 4u;
 
 // Elements first .. first + QUADS * 4 of x, of which `valid` are left.
 fn x_span(first: u32, valid: u32) -> Span {
@@ -210,10 +219,11 @@ fn y_span_store(first: u32, valid: u32, span: Span) {
 // Of a span that begins at p, the positions before `end`; `other` stands in for those behind it.
 fn before(span: Span, p: u32, end: u32, other: f32) -> Span {
     var cut = span;
+    let left = max(end, p) - p;
     // Without a mask, a row that is read whole quads at a time ends with one.
 //#if MASKED || x_ACCESS == elements || x_ACCESS == wide_pairs
 //#for Q in QUADS
-    cut[Q] = select(vec4<f32>(other), span[Q], vec4<u32>(0u, 1u, 2u, 3u) + Q * 4u < vec4<u32>(end - p));
+    cut[Q] = select(vec4<f32>(other), span[Q], vec4<u32>(0u, 1u, 2u, 3u) + Q * 4u < vec4<u32>(left));
 //#endfor
 //#endif
     return cut;
@@ -259,15 +269,19 @@ fn divided(span: Span, sum: f32) -> Span {
     return shares;
 }
 
+//#if LANES_BY == memory
 @compute @workgroup_size(LANES, ROWS)
+//#else
+@compute @workgroup_size(LANES * ROWS)
+//#endif
 fn main(
     @builtin(workgroup_id) group: vec3<u32>,
     @builtin(local_invocation_id) local: vec3<u32>,
 //#if LANES_BY != memory
     @builtin(subgroup_invocation_id) in_subgroup: u32,
+    @builtin(subgroup_id) subgroup: u32,
 //#endif
 //#if LANES_BY == subgroups
-    @builtin(subgroup_id) subgroup: u32,
     @builtin(num_subgroups) subgroups: u32,
 //#endif
 ) {
@@ -275,7 +289,7 @@ fn main(
     let lane = Lane(local.y, local.x);
 //#endif
 //#if LANES_BY == subgroup
-    let lane = Lane(0u, in_subgroup);
+    let lane = Lane(subgroup, in_subgroup);
 //#endif
 //#if LANES_BY == subgroups
     let lane = Lane(0u, local.x, in_subgroup, subgroup, subgroups);
@@ -290,17 +304,22 @@ fn main(
     let outer = (index / chunks()) * ROWS + lane.row;
 //#endif
     let begin = chunk * params.chunk;
+//#if FITTED
+    let length = unmasked(outer);
+    let end = all;
+//#else
     var length = 0u;
     var end = begin;
     if outer < params.outer {
         length = unmasked(outer);
         end = min(begin + params.chunk, all);
     }
+//#endif
+    let first = begin + (lane.lane / ABREAST * BLOCK * ABREAST + lane.lane % ABREAST) * QUADS * 4u;
     let unmasked_end = min(end, length);
     let x_row = params.x_first + outer * all;
-    let first = begin + lane.lane * QUADS * 4u;
 
-    var maximum = 0.0;
+    var maximum = LOWEST;
     var sum = 0.0;
 //#if STAGE == apply
     if outer < params.outer {
@@ -309,16 +328,16 @@ fn main(
         sum = merged.y;
     }
 //#else
-    if begin < unmasked_end {
-        maximum = x_span(x_row + begin, all - begin)[0].x;
-    }
     var block: array<Span, BLOCK>;
 //#if KEPT
 //#for B in BLOCK
-    block[B] = filled(maximum);
-    if first + B * STEP < unmasked_end {
+    block[B] = filled(LOWEST);
+//#if !FITTED
+    if first + B * STEP < unmasked_end
+//#endif
+    {
         let p = first + B * STEP;
-        block[B] = before(x_span(x_row + p, all - p), p, unmasked_end, maximum);
+        block[B] = before(x_span(x_row + p, all - p), p, unmasked_end, LOWEST);
     }
 //#endfor
 //#for B in BLOCK
@@ -326,7 +345,10 @@ fn main(
 //#endfor
     maximum = lanes_max(lane, maximum);
 //#for B in BLOCK
-    if first + B * STEP < unmasked_end {
+//#if !FITTED
+    if first + B * STEP < unmasked_end
+//#endif
+    {
         block[B] = before(span_exp_below(block[B], maximum), first + B * STEP, unmasked_end, 0.0);
         sum += span_sum(block[B]);
     }
@@ -370,8 +392,12 @@ fn main(
     let y_row = params.y_first + outer * all;
 //#if KEPT
 //#for B in BLOCK
-    if first + B * STEP < end {
+//#if !FITTED
+    if first + B * STEP < end
+//#endif
+    {
         let p = first + B * STEP;
+//#if MASKED || !FITTED
         var span = filled(0.0);
         if p < unmasked_end {
             span = before(filled(1.0), p, unmasked_end, 0.0);
@@ -379,6 +405,9 @@ fn main(
                 span = divided(block[B], sum);
             }
         }
+//#else
+        let span = divided(block[B], sum);
+//#endif
         y_span_store(y_row + p, all - p, span);
     }
 //#endfor

@@ -3,7 +3,8 @@
 //! The files in `shaders/` are WGSL that an editor can open. Lines that start with `//#` are the only addition:
 //!
 //! - `//#import lib/grid` puts a file of `shaders/lib/` in its place; `//#import lib/load a` does so with `a` for OPERAND;
-//! - `//#if NAME`, `//#if !NAME`, `//#if NAME == word`, `//#if NAME != word`, joined by `||`, then `//#else`, `//#endif`;
+//! - `//#if NAME`, `//#if !NAME`, `//#if NAME == value`, `//#if NAME != value`, joined by `||`, then `//#else`, `//#endif`; a
+//!   value is a word or a number;
 //! - `//#for I in NAME` repeats the lines up to `//#endfor` with the word I standing for 0u, 1u, … below the number NAME: an
 //!   array that is indexed by constants only can live in registers.
 //!
@@ -22,6 +23,7 @@ const LIBRARY: &[(&str, &str)] = &[
     ("lib/octets", include_str!("../shaders/lib/octets.wgsl")),
     ("lib/optional", include_str!("../shaders/lib/optional.wgsl")),
     ("lib/store", include_str!("../shaders/lib/store.wgsl")),
+    ("lib/subgroup", include_str!("../shaders/lib/subgroup.wgsl")),
     ("lib/texels", include_str!("../shaders/lib/texels.wgsl")),
     ("lib/tile", include_str!("../shaders/lib/tile.wgsl")),
     ("lib/words", include_str!("../shaders/lib/words.wgsl")),
@@ -83,10 +85,10 @@ impl Variant {
     pub(crate) fn holds(&self, condition: &str) -> Result<bool> {
         for term in condition.split("||") {
             let term = term.trim();
-            let (name, holds) = if let Some((name, word)) = term.split_once("==") {
-                (name.trim(), self.word_is(name.trim(), word.trim()))
-            } else if let Some((name, word)) = term.split_once("!=") {
-                (name.trim(), self.word_is(name.trim(), word.trim()).map(|is| !is))
+            let (name, holds) = if let Some((name, value)) = term.split_once("==") {
+                (name.trim(), self.value_is(name.trim(), value.trim()))
+            } else if let Some((name, value)) = term.split_once("!=") {
+                (name.trim(), self.value_is(name.trim(), value.trim()).map(|is| !is))
             } else if let Some(name) = term.strip_prefix('!') {
                 (name, self.flag_is(name).map(|is| !is))
             } else {
@@ -106,10 +108,11 @@ impl Variant {
         }
     }
 
-    fn word_is(&self, name: &str, word: &str) -> Option<bool> {
+    fn value_is(&self, name: &str, value: &str) -> Option<bool> {
         match self.get(name)? {
-            Value::Word(known) => Some(known == word),
-            _ => None,
+            Value::Word(known) => Some(known == value),
+            Value::Number(known) => value.parse().ok().map(|number: u32| known == number),
+            Value::Flag(_) => None,
         }
     }
 }

@@ -10,7 +10,7 @@
 mod common;
 
 use common::{any_gpu, run_cases, storage};
-use double_routing::{Tensor, kernels::Softmax};
+use double_routing::{AdapterClass, Tensor, kernels::Softmax};
 
 #[test]
 fn agrees_with_the_reference() {
@@ -39,4 +39,22 @@ fn refuses_operands_that_do_not_fit() {
         refusal(fitting().lengths(Tensor::u32(&y, &[4]).offset(1024))),
         "softmax: lengths and the output share a buffer; WebGPU binds a buffer either for reading or for writing"
     );
+}
+
+/// Nothing in the shader stops a workgroup of such rows that is one too many, or has a row too many.
+#[test]
+fn rows_of_octets_fill_their_workgroups() {
+    let gpu = any_gpu().with_class(AdapterClass::Software);
+    for (rows, length) in [(48, 64), (20, 192), (11, 448), (32_771, 64)] {
+        let [x, y] = [rows * length * 4; 2].map(|bytes| storage(&gpu, bytes));
+        let shape = [rows as usize, length as usize];
+        let plan =
+            Softmax::new(Tensor::f32(&x, &shape), Tensor::f32(&y, &shape), 1).plan(&gpu).expect("the operands fit");
+        let grids: Vec<_> = plan.steps().iter().map(|step| step.grid()).collect();
+        assert!(grids.iter().all(|grid| grid[1..] == [1, 1]), "{rows} rows: {grids:?}");
+        let workgroups: u64 = grids.iter().map(|grid| u64::from(grid[0])).sum();
+        // A vector has one row, and a workgroup 1, 4 or 16 of them; the last step of several may have fewer.
+        let each = [1, 4, 16].iter().any(|each| rows == workgroups * each);
+        assert!(grids.len() > 1 || each, "{rows} rows: {grids:?}");
+    }
 }

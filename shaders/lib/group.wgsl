@@ -7,6 +7,10 @@
 //   subgroup   the workgroup is one subgroup; neither memory nor barrier.
 // All invocations of a workgroup call each function alike.
 
+//#if LANES_BY != memory
+//#import lib/subgroup i32
+//#endif
+
 const LANES: u32 = 32u;
 
 // An invocation among those of its workgroup.
@@ -21,15 +25,15 @@ struct Lane {
 
 //#if LANES_BY == subgroup
 fn group_add(lane: Lane, value: i32) -> i32 {
-    return subgroupAdd(value);
+    return i32_add(value);
 }
 
 fn group_max(lane: Lane, value: i32) -> i32 {
-    return subgroupMax(value);
+    return i32_max(value);
 }
 
 fn group_min(lane: Lane, value: i32) -> i32 {
-    return subgroupMin(value);
+    return i32_min(value);
 }
 
 fn group_before(lane: Lane, value: i32) -> i32 {
@@ -53,7 +57,7 @@ fn group_share(lane: Lane, part: i32) {
 }
 
 fn group_add(lane: Lane, value: i32) -> i32 {
-    group_share(lane, subgroupAdd(value));
+    group_share(lane, i32_add(value));
     var sum = of_subgroups[0];
     for (var i = 1u; i < lane.subgroups; i++) {
         sum += of_subgroups[i];
@@ -64,7 +68,7 @@ fn group_add(lane: Lane, value: i32) -> i32 {
 }
 
 fn group_max(lane: Lane, value: i32) -> i32 {
-    group_share(lane, subgroupMax(value));
+    group_share(lane, i32_max(value));
     var maximum = of_subgroups[0];
     for (var i = 1u; i < lane.subgroups; i++) {
         maximum = max(maximum, of_subgroups[i]);
@@ -78,7 +82,7 @@ fn group_min(lane: Lane, value: i32) -> i32 {
 }
 
 fn group_before(lane: Lane, value: i32) -> i32 {
-    group_share(lane, subgroupAdd(value));
+    group_share(lane, i32_add(value));
     var sum = subgroupExclusiveAdd(value);
     for (var i = 0u; i < lane.subgroup; i++) {
         sum += of_subgroups[i];

@@ -3,11 +3,19 @@
 // A workgroup is LANES × ROWS invocations. LANES_BY says how they exchange values:
 //   memory     in workgroup memory, halving each time, with a barrier before each halving;
 //   subgroups  a row is the whole workgroup (ROWS = 1): subgroups reduce, and their results, in order, in workgroup memory;
-//   subgroup   the workgroup is one subgroup; neither memory nor barrier.
+//   subgroup   each subgroup has a row; neither memory nor barrier.
+// Where subgroups are vectors of a CPU, a row has VECTORS of them, so that their results are loaded from known addresses.
 // All invocations of a workgroup call each function alike.
+
+//#if LANES_BY != memory
+//#import lib/subgroup f32
+//#endif
 
 const LANES: u32 = 32u;
 const ROWS: u32 = 2u;
+//#if LANES_BY != memory
+const VECTOR: u32 = 0u;
+//#endif
 
 // An invocation among those of its workgroup.
 struct Lane {
@@ -23,43 +31,55 @@ struct Lane {
 
 //#if LANES_BY == subgroup
 fn lanes_add(lane: Lane, value: f32) -> f32 {
-    return subgroupAdd(value);
+    return f32_add(value);
 }
 
 fn lanes_max(lane: Lane, value: f32) -> f32 {
-    return subgroupMax(value);
+    return f32_max(value);
 }
 //#endif
 //#if LANES_BY == subgroups
-// One for each subgroup, of which none may be smaller than four invocations.
-var<workgroup> of_subgroups: array<f32, (LANES + 3u) / 4u>;
+// One for each subgroup, of which none may be smaller than four invocations. A workgroup takes one sum and one maximum at most, so
+// that no barrier need guard memory that is used again.
+var<workgroup> sums: array<f32, (LANES + 3u) / 4u>;
+var<workgroup> maxima: array<f32, (LANES + 3u) / 4u>;
 
 fn lanes_add(lane: Lane, value: f32) -> f32 {
-    let part = subgroupAdd(value);
+    let part = f32_add(value);
     if lane.in_subgroup == 0u {
-        of_subgroups[lane.subgroup] = part;
+        sums[lane.subgroup] = part;
     }
     workgroupBarrier();
-    var sum = of_subgroups[0];
+//#if VECTOR == 0
+    var sum = sums[0];
     for (var i = 1u; i < lane.subgroups; i++) {
-        sum += of_subgroups[i];
+        sum += sums[i];
     }
-    // All have read the parts before the memory is used again.
-    workgroupBarrier();
+//#else
+    var sum = 0.0;
+//#for I in VECTORS
+    sum += sums[I];
+//#endfor
+//#endif
     return sum;
 }
 
 fn lanes_max(lane: Lane, value: f32) -> f32 {
-    let part = subgroupMax(value);
+    let part = f32_max(value);
     if lane.in_subgroup == 0u {
-        of_subgroups[lane.subgroup] = part;
+        maxima[lane.subgroup] = part;
     }
     workgroupBarrier();
-    var maximum = of_subgroups[0];
+    var maximum = maxima[0];
+//#if VECTOR == 0
     for (var i = 1u; i < lane.subgroups; i++) {
-        maximum = max(maximum, of_subgroups[i]);
+        maximum = max(maximum, maxima[i]);
     }
-    workgroupBarrier();
+//#else
+//#for I in VECTORS
+    maximum = max(maximum, maxima[I]);
+//#endfor
+//#endif
     return maximum;
 }
 //#endif

@@ -111,6 +111,15 @@ pub(super) fn cases() -> Vec<Case> {
     for (outer, length) in [(7, 131_076), (7, 131_080), (9, 64)] {
         specs.push(Spec { mask: Mask::Lengths, in_place: true, ..plain(outer, length, 1) });
     }
+    // Rows of octets: such as one vector of a CPU keeps, 16 of them to a workgroup, 4 or one; such as several keep; some that leave
+    // lanes without; more rows than a row of the grid.
+    for (outer, length) in [(48, 64), (20, 192), (11, 448), (7, 504), (7, 768), (6, 760), (5, 2_048), (5, 3_064)] {
+        specs.push(plain(outer, length, 1));
+        specs.push(Spec { mask: Mask::Lengths, in_place: true, ..plain(outer, length, 1) });
+    }
+    for (outer, length) in [(5, 8_192), (3, 24_576), (3, 40_000), (2, 65_528), (32_771, 64)] {
+        specs.push(Spec { mask: Mask::Lengths, ..plain(outer, length, 1) });
+    }
     // A strided axis: inner sizes about a quad and a workgroup; an axis longer than a chunk.
     for (length, inner) in [(1, 2), (3, 3), (5, 4), (9, 5), (17, 70), (2, 257), (8_193, 3), (20_000, 4)] {
         specs.push(plain(3, length, inner));
@@ -120,6 +129,7 @@ pub(super) fn cases() -> Vec<Case> {
         specs.extend([
             Spec { logits, ..plain(9, 301, 1) },
             Spec { logits, mask: Mask::Lengths, ..plain(9, 64, 1) },
+            Spec { logits, ..plain(9, 1_024, 1) },
             Spec { logits, ..plain(2, 19, 6) },
             Spec { logits, ..plain(2, 70_001, 1) },
         ]);

@@ -59,9 +59,9 @@ params! {
 /// The lanes that share a row, by its depth, and the rows of an invocation.
 const SHAPES: &[(Kind, u64, Lanes, u32)] = &[
     // On CPUs a load is a load for each lane: one of v serves 8 rows. Subgroups save the barriers.
-    (Kind::Software, 1 << 18, Lanes::subgroup(8), 8),
-    (Kind::Software, 1 << 17, Lanes::subgroup(4), 8),
-    (Kind::Software, 1 << 18, Lanes::subgroup(16), 8),
+    (Kind::Software, 1 << 18, Lanes::vector(8, 1), 8),
+    (Kind::Software, 1 << 17, Lanes::vector(4, 1), 8),
+    (Kind::Software, 1 << 18, Lanes::vector(16, 1), 8),
     (Kind::Software, 1 << 18, Lanes::memory(8, 4), 4),
     (Kind::Hardware, 256, Lanes::memory(16, 4), 1),
     (Kind::Hardware, 1 << 18, Lanes::memory(32, 4), 1),

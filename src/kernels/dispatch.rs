@@ -67,9 +67,9 @@ params! {
 /// The lanes that go through a chunk together.
 const SHAPES: &[(Kind, u64, Lanes, ())] = &[
     // On CPUs one vector of lanes saves the barriers.
-    (Kind::Software, u64::MAX, Lanes::subgroup(8), ()),
-    (Kind::Software, u64::MAX, Lanes::subgroup(4), ()),
-    (Kind::Software, u64::MAX, Lanes::subgroup(16), ()),
+    (Kind::Software, u64::MAX, Lanes::vector(8, 1), ()),
+    (Kind::Software, u64::MAX, Lanes::vector(4, 1), ()),
+    (Kind::Software, u64::MAX, Lanes::vector(16, 1), ()),
     (Kind::Software, u64::MAX, Lanes::memory(8, 1), ()),
     (Kind::Hardware, u64::MAX, Lanes::memory(64, 1), ()),
 ];

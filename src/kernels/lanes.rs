@@ -8,6 +8,8 @@ pub(crate) struct Lanes {
     pub lanes: u32,
     pub rows: u32,
     pub by: By,
+    /// The lanes of a subgroup where it is a vector of a CPU, else 0: CPUs reduce faster by handing values round.
+    pub vector: u32,
 }
 
 /// What values are exchanged by.
@@ -15,23 +17,33 @@ pub(crate) struct Lanes {
 pub(crate) enum By {
     /// Workgroup memory.
     Memory,
-    /// Subgroups of any size, then workgroup memory; one row a workgroup.
+    /// Subgroups, of any size where they are no vectors, then workgroup memory; one row a workgroup.
     Subgroups,
-    /// The one subgroup that is the workgroup.
+    /// The one subgroup that has the row.
     Subgroup,
 }
 
 impl Lanes {
     pub const fn memory(lanes: u32, rows: u32) -> Self {
-        Self { lanes, rows, by: By::Memory }
+        Self { lanes, rows, by: By::Memory, vector: 0 }
     }
 
     pub const fn subgroups(lanes: u32) -> Self {
-        Self { lanes, rows: 1, by: By::Subgroups }
+        Self { lanes, rows: 1, by: By::Subgroups, vector: 0 }
     }
 
     pub const fn subgroup(lanes: u32) -> Self {
-        Self { lanes, rows: 1, by: By::Subgroup }
+        Self { lanes, rows: 1, by: By::Subgroup, vector: 0 }
+    }
+
+    /// A CPU's vector of `lanes` for each of `rows` rows.
+    pub const fn vector(lanes: u32, rows: u32) -> Self {
+        Self { lanes, rows, by: By::Subgroup, vector: lanes }
+    }
+
+    /// `vectors` of them for one row.
+    pub const fn vectors(lanes: u32, vectors: u32) -> Self {
+        Self { lanes: lanes * vectors, rows: 1, by: By::Subgroups, vector: lanes }
     }
 
     pub fn define(self, variant: Variant) -> Variant {
@@ -40,14 +52,20 @@ impl Lanes {
             By::Subgroups => "subgroups",
             By::Subgroup => "subgroup",
         };
-        variant.word("LANES_BY", by).number("LANES", self.lanes).number("ROWS", self.rows)
+        variant
+            .word("LANES_BY", by)
+            .number("LANES", self.lanes)
+            .number("ROWS", self.rows)
+            .number("VECTOR", self.vector)
+            .number("VECTORS", self.lanes.checked_div(self.vector).unwrap_or(0))
     }
 
     /// Whether the device's subgroups allow it.
     pub fn suits(self, gpu: &Gpu) -> bool {
         match self.by {
             By::Memory => true,
-            By::Subgroups => gpu.has_subgroups(),
+            By::Subgroups if self.vector == 0 => gpu.has_subgroups(),
+            By::Subgroups => gpu.subgroup_lanes() == Some(self.vector),
             By::Subgroup => gpu.subgroup_lanes() == Some(self.lanes),
         }
     }

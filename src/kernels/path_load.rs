@@ -58,9 +58,9 @@ params! {
 /// the paths is taken; the last of either kind suits any device and holds [`MOST_PATHS`]. Larger blocks take software drivers
 /// seconds to compile.
 const SHAPES: &[(Kind, Lanes, &[u32])] = &[
-    (Kind::Software, Lanes::subgroup(8), &[2, 8, 16, 32]),
-    (Kind::Software, Lanes::subgroup(4), &[2, 8, 16]),
-    (Kind::Software, Lanes::subgroup(16), &[2, 8]),
+    (Kind::Software, Lanes::vector(8, 1), &[2, 8, 16, 32]),
+    (Kind::Software, Lanes::vector(4, 1), &[2, 8, 16]),
+    (Kind::Software, Lanes::vector(16, 1), &[2, 8]),
     (Kind::Software, Lanes::memory(8, 1), &[2, 8]),
     (Kind::Software, Lanes::memory(32, 1), &[8]),
     (Kind::Software, Lanes::memory(128, 1), &[4]),

@@ -111,11 +111,11 @@ impl Shape {
 /// The first that suits the device and can hold the paths is taken. The last of either kind suit any device and hold
 /// [`MOST_PATHS`] in any groups. Larger blocks take software drivers seconds to compile.
 const SHAPES: &[Shape] = &[
-    Shape::usual(Lanes::subgroup(8), &[2, 8, 16, 32]),
-    Shape::usual(Lanes::subgroup(16), &[2, 8, 16]),
-    Shape::new(Kind::Software, Lanes::subgroup(8), &[2, 8, 16]),
-    Shape::new(Kind::Software, Lanes::subgroup(4), &[2, 8, 16]),
-    Shape::new(Kind::Software, Lanes::subgroup(16), &[2, 8]),
+    Shape::usual(Lanes::vector(8, 1), &[2, 8, 16, 32]),
+    Shape::usual(Lanes::vector(16, 1), &[2, 8, 16]),
+    Shape::new(Kind::Software, Lanes::vector(8, 1), &[2, 8, 16]),
+    Shape::new(Kind::Software, Lanes::vector(4, 1), &[2, 8, 16]),
+    Shape::new(Kind::Software, Lanes::vector(16, 1), &[2, 8]),
     Shape::new(Kind::Software, Lanes::memory(8, 1), &[2, 8]),
     Shape::new(Kind::Software, Lanes::memory(32, 1), &[8]),
     Shape::new(Kind::Software, Lanes::memory(128, 1), &[8]),

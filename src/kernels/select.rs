@@ -78,9 +78,9 @@ params! {
 /// these.
 const SHAPES: &[(Kind, u64, Lanes, &[u32])] = &[
     // On CPUs one vector of lanes has a block to itself, and subgroups save the barriers.
-    (Kind::Software, u64::MAX, Lanes::subgroup(8), &[1, 4, 8, 16, 32]),
-    (Kind::Software, u64::MAX, Lanes::subgroup(4), &[1, 8, 32]),
-    (Kind::Software, u64::MAX, Lanes::subgroup(16), &[1, 4, 8, 16]),
+    (Kind::Software, u64::MAX, Lanes::vector(8, 1), &[1, 4, 8, 16, 32]),
+    (Kind::Software, u64::MAX, Lanes::vector(4, 1), &[1, 8, 32]),
+    (Kind::Software, u64::MAX, Lanes::vector(16, 1), &[1, 4, 8, 16]),
     (Kind::Software, u64::MAX, Lanes::memory(8, 1), &[1, 8, 32]),
     (Kind::Hardware, 128, Lanes::subgroup(32), &[1]),
     (Kind::Hardware, 128, Lanes::memory(32, 1), &[1]),

@@ -8,6 +8,7 @@ use super::{
 use crate::{
     Element, Error, Gpu, Plan, Result, Step, Tensor,
     shader::Variant,
+    step::GRID_WIDTH,
     tensor::{Bound, elements},
 };
 
@@ -46,12 +47,20 @@ pub const SOFTMAX: Kernel = Kernel {
         for (kind, _, lanes, _) in SHAPES {
             let wide = *kind == Kind::Software;
             for &quads in if wide { &[1, OCTET_QUADS][..] } else { &[1] } {
-                for block in kind_blocks(*kind) {
-                    push(Shape::rows(*lanes, quads, *block, true), wide, Stage::Whole);
+                if !Shape::keeps_octets(*lanes, quads) {
+                    for block in kind_blocks(*kind) {
+                        push(Shape::rows(*lanes, quads, *block, Hold::Kept), wide, Stage::Whole);
+                    }
                 }
                 for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
-                    push(Shape::rows(*lanes, quads, LONG_BLOCK, false), wide, stage);
+                    push(Shape::rows(*lanes, quads, LONG_BLOCK, Hold::Parts), wide, stage);
                 }
+            }
+        }
+        for (vectors, block) in octets_kept() {
+            push(Shape::octets(vectors, 1, block, Hold::Kept), true, Stage::Whole);
+            for rows in if vectors == 1 { VECTOR_ROWS } else { &[1] } {
+                push(Shape::octets(vectors, *rows, block, Hold::Fitted), true, Stage::Whole);
             }
         }
         for stage in [Stage::Whole, Stage::Partial, Stage::Apply] {
@@ -77,18 +86,29 @@ params! {
 /// How a workgroup shares out its rows or columns.
 #[derive(Debug, Clone, Copy)]
 enum Shape {
-    /// Lanes share a row and hold `block` spans of it at a time, each of `quads` quads: all of them, where they are `kept`.
-    Rows { lanes: Lanes, quads: u32, block: u32, kept: bool },
+    /// Lanes share a row and hold `block` spans of it at a time, each of `quads` quads.
+    Rows { lanes: Lanes, quads: u32, block: u32, hold: Hold },
     /// An invocation owns a quad of columns, and nothing is shared.
     Columns,
+}
+
+/// What the spans that a lane holds are to a row.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Hold {
+    /// Some of it at a time.
+    Parts,
+    /// At least all of it.
+    Kept,
+    /// Just all of it, and workgroups have just as many rows as there are.
+    Fitted,
 }
 
 /// The lanes that share a row, by its length.
 const SHAPES: &[(Kind, u64, Lanes, ())] = &[
     // On CPUs one vector of lanes has a row to itself, and subgroups save the barriers.
-    (Kind::Software, u64::MAX, Lanes::subgroup(8), ()),
-    (Kind::Software, u64::MAX, Lanes::subgroup(4), ()),
-    (Kind::Software, u64::MAX, Lanes::subgroup(16), ()),
+    (Kind::Software, u64::MAX, Lanes::vector(8, 1), ()),
+    (Kind::Software, u64::MAX, Lanes::vector(4, 1), ()),
+    (Kind::Software, u64::MAX, Lanes::vector(16, 1), ()),
     (Kind::Software, u64::MAX, Lanes::memory(8, 1), ()),
     (Kind::Hardware, 128, Lanes::memory(32, 4), ()),
     // A subgroup holds its row in registers, eight quads a lane, and waits for no one.
@@ -96,6 +116,22 @@ const SHAPES: &[(Kind, u64, Lanes, ())] = &[
     (Kind::Hardware, u64::MAX, Lanes::subgroups(256), ()),
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), ()),
 ];
+
+/// The lanes of the vectors that the next table is for.
+const VECTOR_LANES: u32 = 8;
+
+/// How many vectors keep a row of octets, and how many octets a lane has of it; the first that suffices is taken. The code is written
+/// out for each octet and should stay in the first-level instruction cache, 32 KiB: of eight it does, and where vectors
+/// take turns, with a barrier between loads, exponentials and stores, four at a time are quicker still.
+const OCTETS_KEPT: &[(u32, &[u32])] =
+    &[(1, &[1, 2, 3, 4, 5, 6, 7, 8]), (4, &[3, 4]), (8, &[3, 4]), (16, &[3, 4]), (32, &[3, 4, 6, 8, 12, 16, 24, 32])];
+
+fn octets_kept() -> impl Iterator<Item = (u32, u32)> {
+    OCTETS_KEPT.iter().flat_map(|(vectors, blocks)| blocks.iter().map(move |block| (*vectors, *block)))
+}
+
+/// Rows of a workgroup where one vector has each: the most that divide their number.
+const VECTOR_ROWS: &[u32] = &[16, 4, 1];
 
 /// Invocations of a workgroup where each owns a quad of columns.
 const COLUMN_LANES: u32 = 64;
@@ -116,16 +152,41 @@ const OCTET_QUADS: u32 = 2;
 
 impl Shape {
     /// `held` quads at a time, or one span if that is more.
-    fn rows(lanes: Lanes, quads: u32, held: u32, kept: bool) -> Self {
-        Self::Rows { lanes, quads, block: held.div_ceil(quads), kept }
+    fn rows(lanes: Lanes, quads: u32, held: u32, hold: Hold) -> Self {
+        Self::Rows { lanes, quads, block: held.div_ceil(quads), hold }
     }
 
-    fn choose(gpu: &Gpu, length: u64, quads: u32) -> Self {
+    fn octets(vectors: u32, rows: u32, block: u32, hold: Hold) -> Self {
+        let lanes = match vectors {
+            1 => Lanes::vector(VECTOR_LANES, rows),
+            _ => Lanes::vectors(VECTOR_LANES, vectors),
+        };
+        Self::Rows { lanes, quads: OCTET_QUADS, block, hold }
+    }
+
+    /// Whether rows that are kept in such lanes are those of [`OCTETS_KEPT`].
+    fn keeps_octets(lanes: Lanes, quads: u32) -> bool {
+        quads == OCTET_QUADS && lanes.vector == VECTOR_LANES
+    }
+
+    fn choose(gpu: &Gpu, rows: u64, length: u64, quads: u32) -> Self {
         let (lanes, ()) = lanes::choose(gpu, SHAPES, length);
+        if Self::keeps_octets(lanes, quads) {
+            let keeps = |(vectors, block): (u32, u32)| u64::from(vectors * VECTOR_LANES * block * OCTET_QUADS * 4);
+            return match octets_kept().find(|of| length <= keeps(*of)) {
+                Some((vectors, block)) if length == keeps((vectors, block)) => {
+                    let divides = |each: &&u32| vectors == 1 && rows.is_multiple_of(u64::from(**each));
+                    let each = VECTOR_ROWS.iter().find(divides).copied().unwrap_or(1);
+                    Self::octets(vectors, each, block, Hold::Fitted)
+                }
+                Some((vectors, block)) => Self::octets(vectors, 1, block, Hold::Kept),
+                None => Self::rows(lanes, quads, LONG_BLOCK, Hold::Parts),
+            };
+        }
         let keeps = |held: &&u32| length <= u64::from(lanes.lanes * 4 * **held);
         match kind_blocks(Kind::of(gpu)).iter().find(keeps) {
-            Some(held) => Self::rows(lanes, quads, *held, true),
-            None => Self::rows(lanes, quads, LONG_BLOCK, false),
+            Some(held) => Self::rows(lanes, quads, *held, Hold::Kept),
+            None => Self::rows(lanes, quads, LONG_BLOCK, Hold::Parts),
         }
     }
 
@@ -156,8 +217,9 @@ enum Stage {
 fn variant(shape: Shape, stage: Stage, masked: bool, in_place: bool, x: &'static str, y: &'static str) -> Variant {
     let variant = Variant::default();
     let variant = match shape {
-        Shape::Rows { lanes, quads, block, kept } => {
-            let variant = lanes.define(variant).flag("COLUMNS", false).flag("KEPT", kept);
+        Shape::Rows { lanes, quads, block, hold } => {
+            let variant = lanes.define(variant).flag("COLUMNS", false);
+            let variant = variant.flag("KEPT", hold != Hold::Parts).flag("FITTED", hold == Hold::Fitted);
             variant.number("QUADS", quads).number("BLOCK", block)
         }
         Shape::Columns => {
@@ -298,7 +360,11 @@ impl<'a> Softmax<'a> {
                 allowed: limit,
             });
         }
-        let outer_each = limit / (row * 4);
+        let mut outer_each = limit / (row * 4);
+        if Kind::of(gpu) == Kind::Software {
+            // A row of the grid is never folded, and so has no workgroup too many.
+            outer_each = outer_each.min(u64::from(GRID_WIDTH));
+        }
         let mut first = 0;
         while first < geometry.outer {
             let outer = outer_each.min(geometry.outer - first);
@@ -319,7 +385,7 @@ impl<'a> Softmax<'a> {
             true => (Shape::Columns, COLUMN_CHUNK),
             false => {
                 let quads = if octets { OCTET_QUADS } else { 1 };
-                (Shape::choose(gpu, geometry.length, quads), self.row_chunk(gpu, geometry))
+                (Shape::choose(gpu, outer, geometry.length, quads), self.row_chunk(gpu, geometry))
             }
         };
         let chunks = geometry.length.div_ceil(chunk);
