@@ -9,8 +9,8 @@
 
 mod common;
 
-use common::{any_gpu, run_cases, storage};
-use double_routing::{AdapterClass, Tensor, kernels::Softmax};
+use common::{any_gpu, gpus, random, run_cases, storage, wait};
+use double_routing::{AdapterClass, Tensor, bytemuck, kernels::Softmax};
 
 #[test]
 fn agrees_with_the_reference() {
@@ -39,6 +39,31 @@ fn refuses_operands_that_do_not_fit() {
         refusal(fitting().lengths(Tensor::u32(&y, &[4]).offset(1024))),
         "softmax: lengths and the output share a buffer; WebGPU binds a buffer either for reading or for writing"
     );
+}
+
+/// However many rows a workgroup has, and whether they fill its lanes.
+#[test]
+fn a_row_has_the_same_bits_among_others() {
+    for gpu in gpus() {
+        for length in [64, 120, 448, 768, 1000, 2048] {
+            let row = random(5, length);
+            let softmax = |rows: usize| {
+                let mut x = random(6, rows * length);
+                x[(rows - 1) * length..].copy_from_slice(&row);
+                let x = gpu.upload("x", bytemuck::cast_slice(&x)).expect("a buffer");
+                let x = Tensor::f32(&x, &[rows, length]);
+                let plan =
+                    Softmax::new(x.clone(), x.clone(), 1).batch_invariant(true).plan(&gpu).expect("the operands fit");
+                let mut encoder = gpu.device().create_command_encoder(&Default::default());
+                plan.record(&mut encoder.begin_compute_pass(&Default::default()));
+                gpu.queue().submit([encoder.finish()]);
+                let y = wait(&gpu, gpu.read(&x)).expect("a result");
+                y[(rows - 1) * length * 4..].to_vec()
+            };
+            let alone = softmax(1);
+            assert!([4, 11, 48].iter().all(|rows| softmax(*rows) == alone), "{length} positions");
+        }
+    }
 }
 
 /// Nothing in the shader stops a workgroup of such rows that is one too many, or has a row too many.
