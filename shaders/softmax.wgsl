@@ -318,6 +318,8 @@ fn main(
     let first = begin + (lane.lane / ABREAST * BLOCK * ABREAST + lane.lane % ABREAST) * QUADS * 4u;
     let unmasked_end = min(end, length);
     let x_row = params.x_first + outer * all;
+    // What is known is added last: CPUs compute an index lane by lane, from the last sum that several have in common.
+    let x_lane = x_row + first;
 
     var maximum = LOWEST;
     var sum = 0.0;
@@ -337,7 +339,7 @@ fn main(
 //#endif
     {
         let p = first + B * STEP;
-        block[B] = before(x_span(x_row + p, all - p), p, unmasked_end, LOWEST);
+        block[B] = before(x_span(x_lane + B * STEP, all - p), p, unmasked_end, LOWEST);
     }
 //#endfor
 //#for B in BLOCK
@@ -355,11 +357,12 @@ fn main(
 //#endfor
 //#else
     for (var start = first; start < unmasked_end; start += BLOCK * STEP) {
+        let x_block = x_row + start;
 //#for B in BLOCK
         block[B] = filled(maximum);
         if start + B * STEP < unmasked_end {
             let p = start + B * STEP;
-            block[B] = before(x_span(x_row + p, all - p), p, unmasked_end, maximum);
+            block[B] = before(x_span(x_block + B * STEP, all - p), p, unmasked_end, maximum);
         }
 //#endfor
         var top = maximum;
@@ -390,6 +393,7 @@ fn main(
     }
 //#else
     let y_row = params.y_first + outer * all;
+    let y_lane = y_row + first;
 //#if KEPT
 //#for B in BLOCK
 //#if !FITTED
@@ -408,7 +412,7 @@ fn main(
 //#else
         let span = divided(block[B], sum);
 //#endif
-        y_span_store(y_row + p, all - p, span);
+        y_span_store(y_lane + B * STEP, all - p, span);
     }
 //#endfor
 //#else
