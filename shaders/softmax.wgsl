@@ -229,6 +229,20 @@ fn before(span: Span, p: u32, end: u32, other: f32) -> Span {
     return cut;
 }
 
+// What a lane keeps while others work. Where that is several vectors of a CPU, they are suspended at barriers with the operands of the last
+// operations instead of their results, and compute those again behind it; but not what a maximum returns, which this one leaves as it is.
+fn kept(span: Span) -> Span {
+    var same = span;
+//#if LANES_BY == subgroups
+//#if VECTOR != 0
+//#for Q in QUADS
+    same[Q] = max(span[Q], vec4<f32>(LOWEST));
+//#endfor
+//#endif
+//#endif
+    return same;
+}
+
 fn filled(value: f32) -> Span {
     var span: Span;
 //#for Q in QUADS
@@ -339,7 +353,7 @@ fn main(
 //#endif
     {
         let p = first + B * STEP;
-        block[B] = before(x_span(x_lane + B * STEP, all - p), p, unmasked_end, LOWEST);
+        block[B] = kept(before(x_span(x_lane + B * STEP, all - p), p, unmasked_end, LOWEST));
     }
 //#endfor
 //#for B in BLOCK
@@ -351,7 +365,7 @@ fn main(
     if first + B * STEP < unmasked_end
 //#endif
     {
-        block[B] = before(span_exp_below(block[B], maximum), first + B * STEP, unmasked_end, 0.0);
+        block[B] = kept(before(span_exp_below(block[B], maximum), first + B * STEP, unmasked_end, 0.0));
         sum += span_sum(block[B]);
     }
 //#endfor
