@@ -748,8 +748,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "route_paths: the last of equal paths comes first, among lanes of a subgroup",
         file: "shaders/route_paths.wgsl",
-        from: "return Best(key, subgroupMin(select(NONE, own.path, own.key == key)));",
-        to: "return Best(key, subgroupMax(select(0u, own.path, own.key == key)));",
+        from: "return Best(key, u32_min(select(NONE, own.path, own.key == key)));",
+        to: "return Best(key, u32_max(select(0u, own.path, own.key == key)));",
         test: "route_paths",
         cases: "integers",
     },
