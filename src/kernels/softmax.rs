@@ -59,7 +59,7 @@ pub const SOFTMAX: Kernel = Kernel {
         }
         for (vectors, block) in octets_kept() {
             push(Shape::octets(vectors, 1, block, Hold::Kept), true, Stage::Whole);
-            for rows in if vectors == 1 { VECTOR_ROWS } else { &[1] } {
+            for rows in workgroup_rows(vectors) {
                 push(Shape::octets(vectors, *rows, block, Hold::Fitted), true, Stage::Whole);
             }
         }
@@ -135,8 +135,10 @@ fn octets_kept() -> impl Iterator<Item = (u32, u32)> {
     OCTETS_KEPT.iter().flat_map(|(vectors, blocks)| blocks.iter().map(move |block| (*vectors, *block)))
 }
 
-/// Rows of a workgroup where one vector has each: the most that divide their number.
-const VECTOR_ROWS: &[u32] = &[16, 4, 1];
+/// Rows that a workgroup may have where so many vectors have each; the most that divide the number of rows are taken.
+fn workgroup_rows(vectors: u32) -> &'static [u32] {
+    if vectors == 1 { &[16, 4, 1] } else { &[1] }
+}
 
 /// Invocations of a workgroup where each owns a quad of columns.
 const COLUMN_LANES: u32 = 64;
@@ -180,8 +182,8 @@ impl Shape {
             let keeps = |(vectors, block): (u32, u32)| u64::from(vectors * VECTOR_LANES * block * OCTET_QUADS * 4);
             return match octets_kept().find(|of| length <= keeps(*of)) {
                 Some((vectors, block)) if length == keeps((vectors, block)) => {
-                    let divides = |each: &&u32| vectors == 1 && rows.is_multiple_of(u64::from(**each));
-                    let each = VECTOR_ROWS.iter().find(divides).copied().unwrap_or(1);
+                    let divides = |each: &&u32| rows.is_multiple_of(u64::from(**each));
+                    let each = workgroup_rows(vectors).iter().find(divides).copied().unwrap_or(1);
                     Self::octets(vectors, each, block, Hold::Fitted)
                 }
                 Some((vectors, block)) => Self::octets(vectors, 1, block, Hold::Kept),
