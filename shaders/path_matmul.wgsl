@@ -18,8 +18,11 @@
 //#import lib/tile
 //#import lib/grid
 //#import lib/half
-//#if a_ACCESS == texels
+//#if b_ACCESS == texels
 //#import lib/texels
+//#endif
+//#if a_ACCESS == wide_octets
+//#import lib/octets
 //#endif
 //#import lib/load a
 //#import lib/load b
@@ -50,9 +53,12 @@ struct Params {
 @group(0) @binding(0) var<uniform> params: Params;
 //#if a_ACCESS == texels
 @group(0) @binding(1) var a: texture_storage_2d<rgba32float, read>;
-@group(0) @binding(2) var b: texture_storage_2d<rgba32float, read>;
 //#else
 @group(0) @binding(1) var<storage, read> a: array<a_word>;
+//#endif
+//#if b_ACCESS == texels
+@group(0) @binding(2) var b: texture_storage_2d<rgba32float, read>;
+//#else
 @group(0) @binding(2) var<storage, read> b: array<b_word>;
 //#endif
 @group(0) @binding(3) var<storage, read> offsets: array<u32>;

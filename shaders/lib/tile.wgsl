@@ -20,9 +20,9 @@ enable wgpu_cooperative_matrix;
 //             into registers while it multiplies this one; with two TILE_STAGES it has memory for both, and waits once for each
 //             instead of twice;
 //   subgroup  the workgroup is one subgroup: each lane reads the rows of A whose number is its own, modulo TILE_X, and
-//             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels both
-//             were laid out by pack.wgsl: A in panels of TILE_X rows, B in panels of 4 · TILE_X columns, and TILE_TIMES quads of k
-//             are multiplied at a time;
+//             hands them round; B straight from memory; no barrier (software adapters). With OPERAND_ACCESS == texels an operand
+//             was laid out by pack.wgsl, A in panels of TILE_X rows, B in panels of 4 · TILE_X columns, and TILE_TIMES quads of k
+//             are multiplied at a time: two of an A that is read in octets;
 //   cooperative  A and B are of f16: the workgroup stages them as they are, TILE_DEPTH of k at a time, and each of its TILE_Y subgroups,
 //             of TILE_X invocations, multiplies fragments of TILE_FRAGMENT × TILE_FRAGMENT in the device's matrix units,
 //             which add in f32. The sums go through workgroup memory to the invocations that own them. Such units may cut off
@@ -208,10 +208,26 @@ fn a_start(place: TilePlace, row: u32) -> u32 {
     return place.a_first + index / TILE_X * place.a_stride + index % TILE_X;
 }
 
+// A quad of k of the row that starts there.
 fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
     return textureLoad(a, texel_place(start + k / 4u * TILE_X));
 }
+//#else
+// Where A[row] starts.
+fn a_start(place: TilePlace, row: u32) -> u32 {
+    return place.a_first + a_index(place, row) * place.a_stride;
+}
+//#if TILE_SOURCE != cooperative
+//#if a_ACCESS != wide_octets
 
+fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
+    return a_quad(start + k, place.depth - k);
+}
+//#endif
+//#endif
+//#endif
+
+//#if b_ACCESS == texels
 // Where column n starts; the three after it follow at distances of TILE_X.
 alias BStarts = u32;
 
@@ -231,16 +247,7 @@ fn b_block(place: TilePlace, start: BStarts, k: u32, n: u32) -> mat4x4<f32> {
     ));
 }
 //#else
-// Where A[row] starts.
-fn a_start(place: TilePlace, row: u32) -> u32 {
-    return place.a_first + a_index(place, row) * place.a_stride;
-}
-
 //#if TILE_SOURCE != cooperative
-fn a_block(place: TilePlace, start: u32, k: u32) -> vec4<f32> {
-    return a_quad(start + k, place.depth - k);
-}
-
 // Where the four rows of Bᵀ that are columns n .. n + 4 start, or where column n does in each row of B.
 alias BStarts = vec4<u32>;
 
@@ -654,9 +661,23 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
         {
 //#endif
             var own: array<vec4<f32>, TILE_TIMES>;
+//#if a_ACCESS == wide_octets
+//#if TILE_ROWS_A_LANE == 1
+            // All lanes load, one by one, unless none of a vector's does: not for rows that there are none of.
+            var octet: Octet;
+            if place.row + place.x < place.rows {
+                octet = a_octet(a_at[G] + k);
+            }
+//#else
+            let octet = a_octet(a_at[G] + k);
+//#endif
+            own[0] = octet.low;
+            own[1] = octet.high;
+//#else
 //#for T in TILE_TIMES
             own[T] = a_block(place, a_at[G], k + T * 4u);
 //#endfor
+//#endif
 //#for L in TILE_X
             {
                 var quads: array<vec4<f32>, TILE_TIMES>;

@@ -106,6 +106,7 @@ pub(super) fn cases() -> Vec<Case> {
         (97, 101, 103),
         (128, 256, 64),
         (130, 68, 132),
+        (133, 70, 136),
         (259, 133, 70),
     ] {
         for data in [Data::Reals, Data::Integers] {

@@ -3,7 +3,7 @@
 use super::{
     Access, Constant, Kernel, Layout, Packed, Slot, check_factors, check_output, optional, params,
     reduce::{self, Reduce},
-    tile::{self, Multiplication, PACKED, Piece, Product, STORED, Tile},
+    tile::{self, A_PACKED, A_STORED, B_PACKED, B_STORED, Multiplication, Piece, Product, Tile},
 };
 use crate::{
     Element, Error, Gpu, Plan, Result, Step, Tensor,
@@ -20,10 +20,10 @@ pub const MATMUL: Kernel = Kernel {
     source: include_str!("../../shaders/matmul.wgsl"),
     params: Params::fields,
     slots: &[
-        Slot::read(1, "a").when(STORED),
-        Slot::read(2, "b").when(STORED),
-        Slot::texels(1, "a", Access::ReadTexels).when(PACKED),
-        Slot::texels(2, "b", Access::ReadTexels).when(PACKED),
+        Slot::read(1, "a").when(A_STORED),
+        Slot::read(2, "b").when(B_STORED),
+        Slot::texels(1, "a", Access::ReadTexels).when(A_PACKED),
+        Slot::texels(2, "b", Access::ReadTexels).when(B_PACKED),
         Slot::read(3, "bias"),
         Slot::write(4, "c"),
     ],

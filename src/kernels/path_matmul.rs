@@ -3,7 +3,10 @@
 use super::{
     Access, Constant, Factor, Kernel, Layout, PackSource, Packed, Slot, check_factors, check_output, factor_reads,
     in_quads, optional, params, shader_u32, store_access,
-    tile::{self, Operand, Operands, PACKED, PACKED_FACTORS, Packing, Packs, Product, STORED, Sought, Tile},
+    tile::{
+        self, A_PACKED, A_STORED, B_PACKED, B_STORED, Operand, Operands, Packing, Packs, Product, Sought, Tile,
+        packed_reads,
+    },
     whole_words,
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bind};
@@ -18,10 +21,10 @@ pub const PATH_MATMUL: Kernel = Kernel {
     source: include_str!("../../shaders/path_matmul.wgsl"),
     params: Params::fields,
     slots: &[
-        Slot::read(1, "a").when(STORED),
-        Slot::read(2, "b").when(STORED),
-        Slot::texels(1, "a", Access::ReadTexels).when(PACKED),
-        Slot::texels(2, "b", Access::ReadTexels).when(PACKED),
+        Slot::read(1, "a").when(A_STORED),
+        Slot::read(2, "b").when(B_STORED),
+        Slot::texels(1, "a", Access::ReadTexels).when(A_PACKED),
+        Slot::texels(2, "b", Access::ReadTexels).when(B_PACKED),
         Slot::read(3, "offsets"),
         Slot::read(4, "order").when("A_GATHERED"),
         Slot::read(5, "bias"),
@@ -246,11 +249,10 @@ impl<'a> PathMatmul<'a> {
                 allowed: gpu.unaligned_limit(),
             });
         }
-        let packed =
-            tile.layouts([1, sources], [1, columns], depth).map(|[_, b]| gpu.texels_limit() / b.texels().max(1));
+        let packed = tile.b_layout([1, columns], depth).map(|b| gpu.texels_limit() / b.texels().max(1));
         let paths_each = gpu.unaligned_limit().checked_div(each).unwrap_or(paths).min(packed.unwrap_or(u64::MAX));
-        let whole = tile.layouts([1, sources], [paths, columns], depth).filter(|_| paths <= paths_each);
-        let mut packing = Packing::holding(gpu, a_packed.take(), self.b_constant, whole.map(|[_, of_b]| of_b))?;
+        let whole = tile.b_layout([paths, columns], depth).filter(|_| paths <= paths_each);
+        let mut packing = Packing::holding(gpu, a_packed.take(), self.b_constant, whole)?;
         let mut first = 0;
         while first < paths {
             let count = paths_each.min(paths - first);
@@ -276,8 +278,9 @@ impl<'a> PathMatmul<'a> {
             Tile::choose(gpu, sought, self.batch_invariant)
         };
         let tile = choose(packs);
-        let fits = |layouts: [_; 2]| layouts.into_iter().all(|layout: Layout| layout.texels() <= gpu.texels_limit());
-        if tile.layouts([1, sources], [1, columns], depth).is_none_or(fits) { tile } else { choose(Packs::Never) }
+        let layouts = [tile.a_layout([1, sources], depth), tile.b_layout([1, columns], depth)];
+        let fits = layouts.iter().flatten().all(|layout: &Layout| layout.texels() <= gpu.texels_limit());
+        if fits { tile } else { choose(Packs::Never) }
     }
 
     /// The products of the paths `first .. first + paths`.
@@ -325,11 +328,14 @@ impl<'a> PathMatmul<'a> {
             finishes: 1,
             ..Product::default()
         };
-        let (a, b, factors, product) = if let Some(layouts) = tile.layouts([1, sources], [paths, columns], depth) {
+        let in_octets = !packing.holds_a() && tile.reads_octets(gpu, &self.a, &[depth]);
+        let layouts =
+            [tile.a_layout([1, sources], depth).filter(|_| !in_octets), tile.b_layout([paths, columns], depth)];
+        let (a, b, factors, product) = if layouts != [None; 2] {
             let source = |bound, element, batch| PackSource { bound, element, stride: depth, batch, transposed: false };
             let sources = [source(a, self.a.element(), 0), source(b, self.b.element(), columns * depth)];
             let [a, b] = packing.pack(gpu, sources, [0, first], layouts, plan)?;
-            (a, b, PACKED_FACTORS, product.of_packed(NAME, layouts)?)
+            (a, b, packed_reads(layouts), product.of_packed(NAME, layouts)?)
         } else {
             let factors = [
                 Factor { bound: &mut a, element: self.a.element(), strides: &[depth] },

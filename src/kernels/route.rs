@@ -3,7 +3,7 @@
 use super::{
     Access, Constant, Kernel, Layout, Packed, Slot, check_factors, check_output, optional, params,
     reduce::{self, Reduce},
-    tile::{self, Multiplication, PACKED, Product, STORED},
+    tile::{self, A_PACKED, A_STORED, B_PACKED, B_STORED, Multiplication, Product},
 };
 use crate::{Element, Error, Gpu, Plan, Result, Step, Tensor, tensor::Bind};
 
@@ -17,10 +17,10 @@ pub const ROUTE: Kernel = Kernel {
     source: include_str!("../../shaders/route.wgsl"),
     params: Params::fields,
     slots: &[
-        Slot::read(1, "a").when(STORED),
-        Slot::read(2, "b").when(STORED),
-        Slot::texels(1, "a", Access::ReadTexels).when(PACKED),
-        Slot::texels(2, "b", Access::ReadTexels).when(PACKED),
+        Slot::read(1, "a").when(A_STORED),
+        Slot::read(2, "b").when(B_STORED),
+        Slot::texels(1, "a", Access::ReadTexels).when(A_PACKED),
+        Slot::texels(2, "b", Access::ReadTexels).when(B_PACKED),
         Slot::read(3, "w"),
         Slot::read(4, "inner"),
         Slot::read(5, "outer"),

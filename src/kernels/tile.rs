@@ -2,7 +2,7 @@
 //! The shader side is `shaders/lib/tile.wgsl`.
 
 use super::{
-    Factor, Read, factor_reads, factor_variants,
+    Factor, OCTET_BYTES, OCTETS, Read, factor_reads, factor_variants,
     pack::{self, Constant, Layout},
     params, shader_u32, store_access,
     tuning::Tuning,
@@ -151,24 +151,33 @@ const CHOICES: &[Choice] = &[
     // cycles where the driver has no AVX-512. What counts is how few loads a multiplication needs: a tile of R rows and C columns needs
     // 1/R + 1/C of one. lavapipe loads texels far faster, so what would be read again and again is packed first: 2.5 to 3 times as fast,
     // with a tile that compiles in a quarter of the time. (SwiftShader, of 4 lanes, loads texels no faster.)
-    // AVX-512 has 32 vector registers, and there a multiplication is bound by arithmetic and by what surrounds it: twice the rows and two
-    // quads of k at a time make 0.82 to 0.87 of the time. AMD's CPUs, which keep more decoded instructions, gain 0.9 again by twice the
-    // columns instead of the rows; Intel's lose as much.
+    // AVX-512 has 32 vector registers, and there a multiplication is bound by arithmetic and by what surrounds it: twice the columns and
+    // two quads of k at a time make 0.8 to 0.9 of the time, and one load of A for both costs what two texels do, so A is not packed.
     // Where B is packed already, few rows are worth packing too: with 768 × 64 weights a forward of 1 to 32 tokens takes 0.5 to 0.6 of
     // the time, with 4096 × 1024 0.15 to 0.25.
     Choice { rows: 8, constant: true, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [8, 1]), ..ANY },
     Choice { rows: 16, constant: true, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 1]), ..ANY },
-    Choice { constant: true, cpu: zen_avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 2]), ..ANY },
-    Choice { constant: true, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
+    Choice {
+        columns: 32,
+        constant: true,
+        cpu: avx512,
+        tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]),
+        ..ANY
+    },
+    Choice { constant: true, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 2]), ..ANY },
     Choice { rows: 8, constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [8, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [16, 1], [16, 1]), ..ANY },
+    // Where it has to be packed each time, that pays from some hundred rows on, and with AVX-512 from as few workgroups as fill a CPU;
+    // below, there, 32 rows take 0.6 to 0.95 of the time that 16 of twice the columns do.
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
+    Choice { columns: 32, workgroups: 8, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
+    Choice { rows: 16, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
+    Choice { rows: 96, workgroups: 4, cpu: avx512, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
     Choice { rows: 32, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
-    Choice { workgroups: 32, cpu: zen_avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 2]), ..ANY },
-    Choice { workgroups: 32, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
+    Choice { workgroups: 8, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 2]), ..ANY },
     Choice { workgroups: 32, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
     Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
@@ -230,8 +239,8 @@ impl Packs {
     /// Once for a B that never changes, batches of columns of this depth, if it can be packed as a whole and is enough to be worth it.
     pub fn of(gpu: &Gpu, b: Option<&Constant>, [batches, columns]: [u64; 2], depth: u64) -> Self {
         let packed =
-            Tile::all().filter(|tile| tile.suits(gpu)).find_map(|tile| tile.layouts([0, 0], [batches, columns], depth));
-        let fits = packed.is_some_and(|[_, of_b]| of_b.texels() <= gpu.texels_limit());
+            Tile::all().filter(|tile| tile.suits(gpu)).find_map(|tile| tile.b_layout([batches, columns], depth));
+        let fits = packed.is_some_and(|of_b| of_b.texels() <= gpu.texels_limit());
         let enough = batches * columns * depth >= LEAST_WEIGHTS;
         if b.is_some() && fits && enough { Self::Once } else { Self::Each }
     }
@@ -459,7 +468,7 @@ impl Tile {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn is_of(self, variant: &Variant) -> bool {
-        let packed = matches!(variant.holds(PACKED), Ok(true));
+        let packed = matches!(variant.holds(B_PACKED), Ok(true));
         variant.contains(&self.define(Variant::default())) && packed == (self.packs())
     }
 
@@ -500,11 +509,26 @@ impl Tile {
         }
     }
 
-    /// How it finds A as batches of rows and B as batches of columns, if they are packed.
-    pub(super) fn layouts(self, of_a: [u64; 2], of_b: [u64; 2], depth: u64) -> Option<[Layout; 2]> {
-        let lanes = u64::from(self.x);
-        let layout = |[batches, rows]: [u64; 2], runs| Layout { batches, rows, depth, panel: runs * lanes, runs };
-        (self.packs()).then(|| [layout(of_a, 1), layout(of_b, 4)])
+    /// How A, as batches of rows, is packed, if it is.
+    pub(super) fn a_layout(self, of_a: [u64; 2], depth: u64) -> Option<Layout> {
+        self.layout(of_a, depth, 1)
+    }
+
+    /// The same of B, as batches of columns.
+    pub(super) fn b_layout(self, of_b: [u64; 2], depth: u64) -> Option<Layout> {
+        self.layout(of_b, depth, 4)
+    }
+
+    fn layout(self, [batches, rows]: [u64; 2], depth: u64, runs: u64) -> Option<Layout> {
+        self.packs().then(|| Layout { batches, rows, depth, panel: runs * u64::from(self.x), runs })
+    }
+
+    /// Whether it reads A where it is, in octets, instead of having it packed: if each of its rows, at these distances and of these
+    /// lengths, is a number of whole ones.
+    pub(super) fn reads_octets(self, gpu: &Gpu, a: &Tensor<'_>, strides: &[u64]) -> bool {
+        let whole =
+            a.byte_offset().is_multiple_of(OCTET_BYTES) && strides.iter().all(|stride| stride.is_multiple_of(8));
+        self.times() == 2 && gpu.wide_words() && a.element() == Element::F32 && whole
     }
 
     fn workgroups(self, rows: u64, columns: u64, batches: u64) -> u64 {
@@ -534,8 +558,10 @@ impl std::str::FromStr for Tile {
 }
 
 /// When a variant's factors are in buffers, and when in textures, in the words of the shader's `//#if`.
-pub(crate) const STORED: &str = "a_ACCESS != texels";
-pub(crate) const PACKED: &str = "a_ACCESS == texels";
+pub(crate) const A_STORED: &str = "a_ACCESS != texels";
+pub(crate) const A_PACKED: &str = "a_ACCESS == texels";
+pub(crate) const B_STORED: &str = "b_ACCESS != texels";
+pub(crate) const B_PACKED: &str = "b_ACCESS == texels";
 
 params! {
     /// `Product` in `shaders/lib/tile.wgsl`.
@@ -560,21 +586,22 @@ params! {
 }
 
 impl Product {
-    /// The same of factors that are packed, each in a texture of its own.
-    pub(super) fn of_packed(self, operation: &'static str, layouts: [Layout; 2]) -> Result<Self> {
-        let [a_stride, b_stride] = layouts.map(Layout::of_panel);
-        let [a_batch, b_batch] = layouts.map(Layout::of_batch);
+    /// The same of factors of which each that has a layout is packed in a texture of its own.
+    pub(super) fn of_packed(mut self, operation: &'static str, layouts: [Option<Layout>; 2]) -> Result<Self> {
         let number = |what, count| shader_u32(operation, what, count);
-        Ok(Self {
-            a_first: 0,
-            a_stride: number("the panels of a", a_stride)?,
-            a_batch: number("the batches of a", a_batch)?,
-            b_first: 0,
-            b_stride: number("the panels of b", b_stride)?,
+        let [of_a, of_b] = layouts;
+        if let Some(layout) = of_a {
+            self.a_first = 0;
+            self.a_stride = number("the panels of a", layout.of_panel())?;
+            self.a_batch = number("the batches of a", layout.of_batch())?;
+        }
+        if let Some(layout) = of_b {
+            self.b_first = 0;
+            self.b_stride = number("the panels of b", layout.of_panel())?;
             // Batches that share it have none of their own.
-            b_batch: if self.b_batch == 0 { 0 } else { number("the batches of b", b_batch)? },
-            ..self
-        })
+            self.b_batch = if self.b_batch == 0 { 0 } else { number("the batches of b", layout.of_batch())? };
+        }
+        Ok(self)
     }
 }
 
@@ -598,8 +625,8 @@ pub(crate) struct Multiplication<'a> {
     pub b_constant: Option<&'a Constant>,
 }
 
-/// However they were stored.
-pub(super) const PACKED_FACTORS: [Read; 2] = [(Element::F32, "texels"); 2];
+/// A factor that is packed, however it was stored.
+const TEXELS: Read = (Element::F32, "texels");
 
 /// What a variant of the tile product says besides its tile.
 #[derive(Debug, Clone, Copy)]
@@ -678,25 +705,32 @@ impl Packing {
         Ok(Self([a, b]))
     }
 
+    /// Whether A is packed already.
+    pub fn holds_a(&self) -> bool {
+        self.0[0].is_some()
+    }
+
     pub fn into_a(self) -> Option<Packed> {
         self.0.into_iter().next().flatten()
     }
 
-    /// The parts of A and B from these elements on, packed: by steps of `before`, unless the textures hold them already.
+    /// The parts of A and B from these elements on: each that has a layout packed, by steps of `before`, unless its texture holds it
+    /// already.
     pub fn pack<'a>(
         &mut self,
         gpu: &Gpu,
-        sources: [pack::Source<'_>; 2],
+        sources: [pack::Source<'a>; 2],
         firsts: [u64; 2],
-        layouts: [Layout; 2],
+        layouts: [Option<Layout>; 2],
         before: &mut Plan,
     ) -> Result<[Operand<'a>; 2]> {
         let [a, b] = sources;
         let [of_a, of_b] = &mut self.0;
-        Ok([
-            Packed::hold(of_a, gpu, "a", a, firsts[0], layouts[0], before)?,
-            Packed::hold(of_b, gpu, "b", b, firsts[1], layouts[1], before)?,
-        ])
+        let mut operand = |held, name, source: pack::Source<'a>, first, layout: Option<Layout>| match layout {
+            Some(layout) => Packed::hold(held, gpu, name, source, first, layout, before),
+            None => Ok(Operand::Stored(source.bound)),
+        };
+        Ok([operand(of_a, "a", a, firsts[0], layouts[0])?, operand(of_b, "b", b, firsts[1], layouts[1])?])
     }
 }
 
@@ -781,8 +815,8 @@ impl Multiplication<'_> {
         let parts = self.depth.div_ceil(depth);
         let limit = gpu.unaligned_limit();
         let fits = |count: u64, element: Element| count * element.bytes() as u64 <= limit;
-        let packed = self.layouts(tile, &self.whole(), self.depth);
-        let whole = packed.is_none_or(|packed| packed.iter().all(|layout| layout.texels() <= gpu.texels_limit()))
+        let packed = self.layouts(gpu, tile, &self.whole(), self.depth);
+        let whole = packed.iter().flatten().all(|layout| layout.texels() <= gpu.texels_limit())
             && fits(self.rows * self.depth, self.a.element())
             && fits(self.columns * self.depth, self.b.element())
             && fits(parts * self.rows * self.columns, Element::F32);
@@ -797,10 +831,9 @@ impl Multiplication<'_> {
         piece.c = self.c.bind(gpu, self.operation, "parts", 0, parts * each)?;
         piece.c_access = store_access(&piece.c, self.c.element(), &[self.columns, each]);
         piece.workgroups = tile.workgroups(self.rows, self.columns, parts);
-        let [a_batch, b_batch] = match self.layouts(tile, &self.whole(), depth) {
-            Some(packed) => packed.map(Layout::of_panel),
-            None => [depth, if self.transposed { depth } else { depth * self.columns }],
-        };
+        let [of_a, of_b] = self.layouts(gpu, tile, &self.whole(), depth);
+        let a_batch = of_a.map_or(depth, Layout::of_panel);
+        let b_batch = of_b.map_or(if self.transposed { depth } else { depth * self.columns }, Layout::of_panel);
         piece.product = Product {
             depth: number("depth", depth)?,
             last_depth: number("depth", self.depth - (parts - 1) * depth)?,
@@ -839,12 +872,14 @@ impl Multiplication<'_> {
     /// How A and B are packed, each if it is, and as a whole.
     fn packed_whole(&self, gpu: &Gpu, tile: Tile) -> Result<[Option<Layout>; 2]> {
         let nothing = [self.rows, self.columns, self.depth].contains(&0);
-        let layouts = self.layouts(tile, &self.whole(), self.depth).filter(|_| !nothing);
-        let Some([of_a, of_b]) = layouts else { return Ok([None; 2]) };
+        if nothing || !tile.packs() {
+            return Ok([None; 2]);
+        }
+        let [of_a, of_b] = self.layouts(gpu, tile, &self.whole(), self.depth);
         let (blocks, depth_each) = self.blocks(gpu, tile)?;
         let deep = self.depth <= depth_each;
         let wide = !self.b_batched && blocks.iter().all(|block| block.columns == self.columns);
-        Ok([Some(of_a).filter(|_| deep && blocks == [self.whole()]), Some(of_b).filter(|_| deep && wide)])
+        Ok([of_a.filter(|_| deep && blocks == [self.whole()]), of_b.filter(|_| deep && wide)])
     }
 
     /// What is packed already.
@@ -879,13 +914,12 @@ impl Multiplication<'_> {
         let room = gpu.texels_limit();
         let panel_depth = if tile.packs() { groups_of(8, room / u64::from(tile.x)) } else { u64::MAX };
         let max_depth = tile.max_depth().min(panel_depth);
-        let packed = self.layouts(tile, &self.whole(), self.depth.min(max_depth));
+        let packed = self.layouts(gpu, tile, &self.whole(), self.depth.min(max_depth));
         // As many whole batches as fit; all share b unless each has its own.
         let each = [self.rows * self.depth * a_size, self.rows * self.columns * c_size];
         let of_b = self.depth * self.columns * b_size;
         let largest = each.into_iter().chain(self.b_batched.then_some(of_b)).max().unwrap_or(0).max(1);
-        let packed_each =
-            packed.map_or(u64::MAX, |packed| room / packed.map(Layout::of_batch).into_iter().max().unwrap_or(0).max(1));
+        let packed_each = room / packed.iter().flatten().map(|layout| layout.of_batch()).max().unwrap_or(0).max(1);
         let batches_each = if of_b > limit { 0 } else { (limit / largest).min(packed_each) };
         if batches_each > 0 {
             let block =
@@ -904,7 +938,7 @@ impl Multiplication<'_> {
             Ok(limit / bytes.max(1))
         };
         let [packed_rows, packed_columns] =
-            packed.map_or([u64::MAX; 2], |packed| packed.map(|layout| room / layout.of_panel().max(1) * layout.panel));
+            packed.map(|layout| layout.map_or(u64::MAX, |layout| room / layout.of_panel().max(1) * layout.panel));
         let rows_each = at_most("a row of a in bytes", self.depth * a_size)?
             .min(at_most("a row of c in bytes", self.columns * c_size)?)
             .min(packed_rows);
@@ -930,10 +964,12 @@ impl Multiplication<'_> {
         Block { batch: 0, batches: 1, row: 0, rows: self.rows, column: 0, columns: self.columns }
     }
 
-    /// How the factors of a block are packed, if they are.
-    fn layouts(&self, tile: Tile, block: &Block, depth: u64) -> Option<[Layout; 2]> {
+    /// How the factors of a block are packed, each if it is.
+    fn layouts(&self, gpu: &Gpu, tile: Tile, block: &Block, depth: u64) -> [Option<Layout>; 2] {
         let batches = if self.b_batched { block.batches } else { 1 };
-        tile.layouts([block.batches, block.rows], [batches, block.columns], depth)
+        let in_octets = self.a_packed.is_none() && tile.reads_octets(gpu, self.a, &[self.depth, depth]);
+        let of_a = tile.a_layout([block.batches, block.rows], depth).filter(|_| !in_octets);
+        [of_a, tile.b_layout([batches, block.columns], depth)]
     }
 
     /// The product over `depth` of k from `k` on.
@@ -990,7 +1026,8 @@ impl Multiplication<'_> {
         let strides = [[self.depth, a_batch, depth], [b_stride, b_batch, b_columns]];
         let elements = [self.a.element(), self.b.element()];
         let mut before = Plan::default();
-        let (a, b, factors, product) = if let Some(layouts) = self.layouts(tile, block, depth) {
+        let (a, b, factors, product) = if tile.packs() {
+            let layouts = self.layouts(gpu, tile, block, depth);
             let source = |bound, factor: usize, transposed| pack::Source {
                 bound,
                 element: elements[factor],
@@ -1000,7 +1037,7 @@ impl Multiplication<'_> {
             };
             let sources = [source(a, 0, false), source(b, 1, !self.transposed)];
             let [a, b] = packing.pack(gpu, sources, [a_first, b_first], layouts, &mut before)?;
-            (a, b, PACKED_FACTORS, product.of_packed(operation, layouts)?)
+            (a, b, packed_reads(layouts), product.of_packed(operation, layouts)?)
         } else {
             let factor = |bound, factor: usize| Factor { bound, element: elements[factor], strides: &strides[factor] };
             let factors = factor_reads(gpu, [factor(&mut a, 0), factor(&mut b, 1)]);
@@ -1025,6 +1062,11 @@ impl Multiplication<'_> {
     }
 }
 
+/// How a tile reads factors of which each that has a layout is packed.
+pub(super) fn packed_reads([of_a, of_b]: [Option<Layout>; 2]) -> [Read; 2] {
+    [of_a, of_b].map(|layout| layout.map_or((Element::F32, OCTETS), |_| TEXELS))
+}
+
 /// The sizes of subgroups whose products have packed factors.
 pub(super) fn packed_lanes() -> impl Iterator<Item = u32> {
     Tile::all().filter(|tile| tile.packs()).map(|tile| tile.x)
@@ -1045,7 +1087,11 @@ impl Tile {
     fn variants(self, b_transposed: bool, a_gathered: bool, ragged: bool) -> Vec<Variant> {
         let mut factors: Vec<[Read; 2]> = if self.packs() {
             // However B was stored, it is packed transposed.
-            if b_transposed { vec![PACKED_FACTORS] } else { vec![] }
+            match (b_transposed, self.times()) {
+                (false, _) => vec![],
+                (true, 1) => vec![[TEXELS; 2]],
+                (true, _) => vec![[TEXELS; 2], [(Element::F32, OCTETS), TEXELS]],
+            }
         } else {
             // Only tiles for software read in words of 64 bits.
             factor_variants(self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32))
@@ -1070,14 +1116,6 @@ fn as_halves((element, access): Read) -> Read {
 fn avx512() -> bool {
     #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
     return std::arch::is_x86_feature_detected!("avx512vl");
-    #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
-    return false;
-}
-
-/// AMD's, which alone have SSE4a.
-fn zen_avx512() -> bool {
-    #[cfg(any(target_arch = "x86", target_arch = "x86_64"))]
-    return avx512() && std::arch::is_x86_feature_detected!("sse4a");
     #[cfg(not(any(target_arch = "x86", target_arch = "x86_64")))]
     return false;
 }
