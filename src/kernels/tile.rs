@@ -19,7 +19,7 @@ use crate::{
 /// Written as `SOURCE XxY RxQ`: the invocations of a workgroup along columns and rows, then the rows and quads of columns
 /// that one of them owns; `shared` has the depth of a stage and the number of stages behind it, `cooperative` the depth and the side of
 /// a fragment. The sources are those of `shaders/lib/tile.wgsl`, and `packed`: `subgroup`, with both factors packed into textures first,
-/// and behind it how many quads of k it multiplies at a time.
+/// and behind it how many quads of k it multiplies at a time: with two, an A of f32 whose rows are whole octets is read where it is.
 ///
 /// ```
 /// use double_routing::kernels::Tile;
@@ -50,7 +50,8 @@ enum Source {
     Shared { depth: u32, stages: u32 },
     /// A from the lanes of its subgroup, which is the whole workgroup; B in memory.
     Subgroup,
-    /// The same with both packed into textures first, by `shaders/pack.wgsl`, so many quads of k at a time.
+    /// The same with both packed into textures first, by `shaders/pack.wgsl`, so many quads of k at a time. With two, A stays where it is
+    /// if its rows can be read in octets.
     Packed { times: u32 },
     /// In workgroup memory, staged so much of k at a time, from where matrix units of the device take fragments with sides of
     /// so many elements. Both are f16.
@@ -172,12 +173,18 @@ const CHOICES: &[Choice] = &[
     // below, there, 32 rows take 0.6 to 0.95 of the time that 16 of twice the columns do.
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
-    Choice { columns: 32, workgroups: 8, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]), ..ANY },
+    Choice {
+        columns: 32,
+        workgroups: 16,
+        cpu: avx512,
+        tile: tile(Source::Packed { times: 2 }, [8, 1], [32, 1]),
+        ..ANY
+    },
     Choice { columns: 32, workgroups: 2, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
     Choice { rows: 16, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { rows: 96, workgroups: 4, cpu: avx512, tile: tile(Source::Subgroup, [8, 1], [32, 1]), ..ANY },
     Choice { rows: 32, workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
-    Choice { workgroups: 8, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 2]), ..ANY },
+    Choice { workgroups: 16, cpu: avx512, tile: tile(Source::Packed { times: 2 }, [8, 1], [16, 2]), ..ANY },
     Choice { workgroups: 32, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
     Choice { workgroups: 4, tile: tile(Source::Subgroup, [8, 1], [16, 2]), ..ANY },
     Choice { tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
