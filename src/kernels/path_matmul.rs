@@ -266,7 +266,7 @@ impl<'a> PathMatmul<'a> {
     /// Where the weights are packed here, all paths' are, whether they have rows or not: it needs so many rows a path on average that it
     /// pays. A batch-invariant choice would not know them, nor whether A fits a texture.
     fn tile(&self, gpu: &Gpu, geometry: &Geometry) -> Tile {
-        let &Geometry { sources, rows, paths, columns, depth } = geometry;
+        let &Geometry { rows, paths, columns, depth, .. } = geometry;
         let packs = match self.batch_invariant {
             true => Packs::Never,
             false => Packs::of(gpu, self.b_constant, [paths, columns], depth),
@@ -278,9 +278,16 @@ impl<'a> PathMatmul<'a> {
             Tile::choose(gpu, sought, self.batch_invariant)
         };
         let tile = choose(packs);
-        let layouts = [tile.a_layout([1, sources], depth), tile.b_layout([1, columns], depth)];
-        let fits = layouts.iter().flatten().all(|layout: &Layout| layout.texels() <= gpu.texels_limit());
+        let layouts = self.layouts(gpu, tile, geometry, 1);
+        let fits = layouts.iter().flatten().all(|layout| layout.texels() <= gpu.texels_limit());
         if fits { tile } else { choose(Packs::Never) }
+    }
+
+    /// How A and the weights of so many paths are packed, each if it is.
+    fn layouts(&self, gpu: &Gpu, tile: Tile, geometry: &Geometry, paths: u64) -> [Option<Layout>; 2] {
+        let &Geometry { sources, columns, depth, .. } = geometry;
+        let of_a = tile.a_layout([1, sources], depth).filter(|_| !tile.reads_octets(gpu, &self.a, &[depth]));
+        [of_a, tile.b_layout([paths, columns], depth)]
     }
 
     /// The products of the paths `first .. first + paths`.
@@ -328,9 +335,7 @@ impl<'a> PathMatmul<'a> {
             finishes: 1,
             ..Product::default()
         };
-        let in_octets = !packing.holds_a() && tile.reads_octets(gpu, &self.a, &[depth]);
-        let layouts =
-            [tile.a_layout([1, sources], depth).filter(|_| !in_octets), tile.b_layout([paths, columns], depth)];
+        let layouts = self.layouts(gpu, tile, geometry, paths);
         let (a, b, factors, product) = if layouts != [None; 2] {
             let source = |bound, element, batch| PackSource { bound, element, stride: depth, batch, transposed: false };
             let sources = [source(a, self.a.element(), 0), source(b, self.b.element(), columns * depth)];

@@ -712,11 +712,6 @@ impl Packing {
         Ok(Self([a, b]))
     }
 
-    /// Whether A is packed already.
-    pub fn holds_a(&self) -> bool {
-        self.0[0].is_some()
-    }
-
     pub fn into_a(self) -> Option<Packed> {
         self.0.into_iter().next().flatten()
     }
@@ -926,7 +921,8 @@ impl Multiplication<'_> {
         let each = [self.rows * self.depth * a_size, self.rows * self.columns * c_size];
         let of_b = self.depth * self.columns * b_size;
         let largest = each.into_iter().chain(self.b_batched.then_some(of_b)).max().unwrap_or(0).max(1);
-        let packed_each = room / packed.iter().flatten().map(|layout| layout.of_batch()).max().unwrap_or(0).max(1);
+        let packed_each =
+            packed.iter().flatten().map(|layout| room / layout.of_batch().max(1)).min().unwrap_or(u64::MAX);
         let batches_each = if of_b > limit { 0 } else { (limit / largest).min(packed_each) };
         if batches_each > 0 {
             let block =
@@ -974,7 +970,7 @@ impl Multiplication<'_> {
     /// How the factors of a block are packed, each if it is.
     fn layouts(&self, gpu: &Gpu, tile: Tile, block: &Block, depth: u64) -> [Option<Layout>; 2] {
         let batches = if self.b_batched { block.batches } else { 1 };
-        let in_octets = self.a_packed.is_none() && tile.reads_octets(gpu, self.a, &[self.depth, depth]);
+        let in_octets = tile.reads_octets(gpu, self.a, &[self.depth, depth]);
         let of_a = tile.a_layout([block.batches, block.rows], depth).filter(|_| !in_octets);
         [of_a, tile.b_layout([batches, block.columns], depth)]
     }
