@@ -695,7 +695,7 @@ const MUTANTS: &[Mutant] = &[
         from: "index / TILE_X * place.a_stride + index % TILE_X",
         to: "row / TILE_X * place.a_stride + row % TILE_X",
         test: "path_matmul",
-        cases: "3 of 180x100x44",
+        cases: "3 of 300x100x44",
     },
     Mutant {
         fault: "host: packed weights of the first paths are taken for those of the next",

@@ -150,17 +150,18 @@ fn kernels_cut_into_parts_give_the_same_bits() {
 /// Rows of one path are never apart, so the bindings hold all of them; the weights of all paths, packed or not, they do not.
 #[test]
 fn weights_of_paths_cut_into_parts_give_the_same_bits() {
-    let (rows, paths, columns, depth) = (400, 12, 36, 40);
-    let offsets = (0..=paths as u32).map(|path| f32::from_bits(path * path * 2)).collect();
-    let order = (0..rows as u32).map(|row| f32::from_bits(row * 7 % 400)).collect();
+    // So many rows a path that packing pays, and several parts of as many paths each.
+    let (rows, paths, columns, depth) = (1200, 12, 200, 208);
+    let offsets = (0..=paths as u32).map(|path| f32::from_bits(path * path * 8)).collect();
+    let order = (0..rows as u32).map(|row| f32::from_bits(row * 7 % 1200)).collect();
     let inputs = [random(1, rows * depth), random(2, paths * columns * depth), offsets, order];
-    for (whole, parts) in gpus().iter().zip(confined(65_536)) {
+    for (whole, parts) in gpus().iter().zip(confined(1 << 20)) {
         let build: Build<'_> = &|gpu, b, c| {
             let (a, weights) = (f32(&b[0], &[rows, depth]), f32(&b[1], &[paths, columns, depth]));
             let product = PathMatmul::new(a, weights, Tensor::u32(&b[2], &[paths + 1]), f32(c, &[rows, columns]));
             product.gathered(Tensor::u32(&b[3], &[rows]), 1).plan(gpu).expect("a plan")
         };
-        let outputs = 288 * columns;
+        let outputs = 1152 * columns;
         let [one, cut] = [whole, &parts].map(|gpu| run(gpu, &inputs, rows * columns, build));
         assert!(cut.1 > one.1, "{} steps, {} with small bindings", one.1, cut.1);
         let [one, cut] = [one, cut].map(|(mut c, steps)| {

@@ -212,13 +212,13 @@ pub(super) fn cases() -> Vec<Case> {
     }
     // Enough rows a path that software adapters pack the factors.
     for (columns, depth, each) in [(100, 44, 0), (97, 33, 2), (132, 20, 1)] {
-        specs.push(plain(180, each, 3, columns, depth, Data::Reals));
+        specs.push(plain(300, each, 3, columns, depth, Data::Reals));
         let half = Element::F16;
         specs.push(Spec {
             of_a: half,
             element: half,
             spread: Spread::Some,
-            ..plain(180, each, 3, columns, depth, Data::Reals)
+            ..plain(300, each, 3, columns, depth, Data::Reals)
         });
     }
     // Everything in quads, but not from the start of its binding.
