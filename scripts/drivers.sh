@@ -120,7 +120,7 @@ plan() {
     case "$wanted" in *" $1 "*) jobs+=("$2") ;; esac
 }
 some=()
-[ -z "$quick" ] || some=(--case x33 --case 259x133 --case 180x100 --case 'softmax 9' --case 'attend 13' --case attending --case 'select 9x1025'
+[ -z "$quick" ] || some=(--case x33 --case 259x133 --case 300x100 --case 'softmax 9' --case 'attend 13' --case attending --case 'select 9x1025'
     --case 'route_paths 65' --case 'dispatch 255' --case 'path_load 33' --case 'combine 50x3 of 60x33' --case 'combine 19x2'
     --case 'routing 3x17' --case 'routing 3x7' --case 'levels 3x17' --case moe)
 wide() { run wide '512 bits' LP_NATIVE_VECTOR_WIDTH=512 -- $quick --backend vulkan "${some[@]}"; }
