@@ -172,8 +172,8 @@ const MUTANTS: &[Mutant] = &[
     Mutant {
         fault: "host: A is read in octets wherever its rows begin",
         file: "src/kernels/tile.rs",
-        from: "strides.iter().all(|stride| stride.is_multiple_of(8))",
-        to: "!strides.is_empty()",
+        from: "begins && [stride, depth].iter().all(|count| count.is_multiple_of(8))",
+        to: "begins",
         test: "tiles",
         cases: "",
     },

@@ -258,6 +258,7 @@ fn in_groups(bound: &Bound<'_>, size: u64, strides: &[u64]) -> bool {
 /// OPERAND_ACCESS of an operand of f32 that software adapters read or write eight elements at a time.
 const OCTETS: &str = "wide_octets";
 
+/// They begin at multiples of so many.
 const OCTET_BYTES: u64 = 32;
 
 fn in_octets(gpu: &Gpu, bound: &Bound<'_>, strides: &[u64]) -> bool {

@@ -286,8 +286,7 @@ impl<'a> PathMatmul<'a> {
     /// How A and the weights of so many paths are packed, each if it is.
     fn layouts(&self, gpu: &Gpu, tile: Tile, geometry: &Geometry, paths: u64) -> [Option<Layout>; 2] {
         let &Geometry { sources, columns, depth, .. } = geometry;
-        let of_a = tile.a_layout([1, sources], depth).filter(|_| !tile.reads_octets(gpu, &self.a, &[depth]));
-        [of_a, tile.b_layout([paths, columns], depth)]
+        tile.layouts(gpu, &self.a, depth, [[1, sources], [paths, columns]], depth)
     }
 
     /// The products of the paths `first .. first + paths`.
@@ -335,8 +334,8 @@ impl<'a> PathMatmul<'a> {
             finishes: 1,
             ..Product::default()
         };
-        let layouts = self.layouts(gpu, tile, geometry, paths);
-        let (a, b, factors, product) = if layouts != [None; 2] {
+        let (a, b, factors, product) = if tile.packs() {
+            let layouts = self.layouts(gpu, tile, geometry, paths);
             let source = |bound, element, batch| PackSource { bound, element, stride: depth, batch, transposed: false };
             let sources = [source(a, self.a.element(), 0), source(b, self.b.element(), columns * depth)];
             let [a, b] = packing.pack(gpu, sources, [0, first], layouts, plan)?;

@@ -170,7 +170,7 @@ const CHOICES: &[Choice] = &[
     Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [8, 1], [16, 1]), ..ANY },
     Choice { constant: true, tile: tile(Source::Packed { times: 1 }, [16, 1], [16, 1]), ..ANY },
     // Where it has to be packed each time, that pays from some hundred rows on, and with AVX-512 from as few workgroups as fill a CPU;
-    // below, there, 32 rows take 0.6 to 0.95 of the time that 16 of twice the columns do.
+    // below, there, 32 rows take 0.8 to 0.95 of the time that 16 of twice the columns do.
     Choice { rows: 1, tile: tile(Source::Direct, [8, 1], [1, 2]), ..ANY },
     Choice { rows: 8, tile: tile(Source::Subgroup, [8, 1], [8, 2]), ..ANY },
     Choice {
@@ -479,7 +479,7 @@ impl Tile {
         variant.contains(&self.define(Variant::default())) && packed == (self.packs())
     }
 
-    fn packs(self) -> bool {
+    pub(super) fn packs(self) -> bool {
         matches!(self.source, Source::Packed { .. })
     }
 
@@ -516,26 +516,29 @@ impl Tile {
         }
     }
 
-    /// How A, as batches of rows, is packed, if it is.
-    pub(super) fn a_layout(self, of_a: [u64; 2], depth: u64) -> Option<Layout> {
-        self.layout(of_a, depth, 1)
+    /// How the factors are packed, each if it is: A as batches of rows of this length at this distance, B as batches of columns. A of f32
+    /// stays where it is if it can be read in octets, each row a number of whole ones.
+    pub(super) fn layouts(
+        self,
+        gpu: &Gpu,
+        a: &Tensor<'_>,
+        stride: u64,
+        [of_a, of_b]: [[u64; 2]; 2],
+        depth: u64,
+    ) -> [Option<Layout>; 2] {
+        let begins = a.byte_offset().is_multiple_of(OCTET_BYTES);
+        let whole = begins && [stride, depth].iter().all(|count| count.is_multiple_of(8));
+        let in_octets = self.times() == 2 && gpu.wide_words() && a.element() == Element::F32 && whole;
+        [self.layout(of_a, depth, 1).filter(|_| !in_octets), self.b_layout(of_b, depth)]
     }
 
-    /// The same of B, as batches of columns.
+    /// How B, as batches of columns, is packed, if it is.
     pub(super) fn b_layout(self, of_b: [u64; 2], depth: u64) -> Option<Layout> {
         self.layout(of_b, depth, 4)
     }
 
     fn layout(self, [batches, rows]: [u64; 2], depth: u64, runs: u64) -> Option<Layout> {
         self.packs().then(|| Layout { batches, rows, depth, panel: runs * u64::from(self.x), runs })
-    }
-
-    /// Whether it reads A where it is, in octets, instead of having it packed: if each of its rows, at these distances and of these
-    /// lengths, is a number of whole ones.
-    pub(super) fn reads_octets(self, gpu: &Gpu, a: &Tensor<'_>, strides: &[u64]) -> bool {
-        let whole =
-            a.byte_offset().is_multiple_of(OCTET_BYTES) && strides.iter().all(|stride| stride.is_multiple_of(8));
-        self.times() == 2 && gpu.wide_words() && a.element() == Element::F32 && whole
     }
 
     fn workgroups(self, rows: u64, columns: u64, batches: u64) -> u64 {
@@ -970,9 +973,7 @@ impl Multiplication<'_> {
     /// How the factors of a block are packed, each if it is.
     fn layouts(&self, gpu: &Gpu, tile: Tile, block: &Block, depth: u64) -> [Option<Layout>; 2] {
         let batches = if self.b_batched { block.batches } else { 1 };
-        let in_octets = tile.reads_octets(gpu, self.a, &[self.depth, depth]);
-        let of_a = tile.a_layout([block.batches, block.rows], depth).filter(|_| !in_octets);
-        [of_a, tile.b_layout([batches, block.columns], depth)]
+        tile.layouts(gpu, self.a, self.depth, [[block.batches, block.rows], [batches, block.columns]], depth)
     }
 
     /// The product over `depth` of k from `k` on.
