@@ -26,7 +26,9 @@
 //#import lib/load rows
 //#endif
 //#if !MOVED
+//#if y_ACCESS != wide_octets
 //#import lib/optional plus
+//#endif
 //#endif
 
 const LANES: u32 = 64u;
@@ -66,7 +68,11 @@ struct Params {
 @group(0) @binding(3) var<storage, read> gates: array<f32>;
 //#endif
 //#if !MOVED
+//#if y_ACCESS == wide_octets
+@group(0) @binding(4) var<storage, read> plus: array<y_word>;
+//#else
 @group(0) @binding(4) var<storage, read> plus: array<u32>;
+//#endif
 //#endif
 //#if TARGETED
 @group(0) @binding(5) var<storage, read> targets: array<u32>;
@@ -103,7 +109,11 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#if y_ACCESS == wide_octets
     let first = index * 8u;
     if first < params.results {
+//#if MOVED
         y_store_octet(params.y_first + first, Octet(vec4<f32>(), vec4<f32>()));
+//#else
+        y[(params.y_first + first) >> 3u] = plus[((params.plus_at >> 2u) + first) >> 3u];
+//#endif
     }
 //#else
     let first = index * 4u;

@@ -674,6 +674,22 @@ const MUTANTS: &[Mutant] = &[
         cases: "skip",
     },
     Mutant {
+        fault: "combine: y is filled with the first octet of skip",
+        file: "shaders/combine.wgsl",
+        from: "plus[((params.plus_at >> 2u) + first) >> 3u]",
+        to: "plus[(params.plus_at >> 2u) >> 3u]",
+        test: "combine",
+        cases: "skip",
+    },
+    Mutant {
+        fault: "host: skip is read in octets wherever y is written in octets",
+        file: "src/kernels/combine.rs",
+        from: "in_octets(gpu, bound, &[all])",
+        to: "in_octets(gpu, &y, &[all])",
+        test: "combine",
+        cases: "but y",
+    },
+    Mutant {
         fault: "host: half as many workgroups fill y as it has octets",
         file: "src/kernels/combine.rs",
         from: "(OCTETS, 8)",

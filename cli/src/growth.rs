@@ -168,7 +168,7 @@ impl Growth {
         )?;
         let (mut subjects, mut left_out) = (Vec::new(), Vec::new());
         for (axis, size) in all() {
-            match axis.layer(size).prepare(gpu, Settings::default(), &operands) {
+            match axis.layer(size).prepare(gpu, Settings::default(), &operands, None) {
                 Ok((order, forward)) => subjects.push(Subject { axis, size, order: order.to_string(), forward }),
                 Err(error @ Error::Limit { .. }) => left_out.push(format!("{axis}={size}: {error}")),
                 Err(error) => return Err(error.into()),

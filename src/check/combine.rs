@@ -51,6 +51,8 @@ struct Spec {
     of_y: Element,
     data: Data,
     shift: usize,
+    /// Whether y is not shifted.
+    aligned_y: bool,
 }
 
 impl Spec {
@@ -73,6 +75,7 @@ impl Spec {
         if self.shift > 0 {
             name += &format!(" shift={}", self.shift);
         }
+        name += if self.aligned_y { " but y" } else { "" };
         name
     }
 
@@ -132,7 +135,8 @@ impl Spec {
             None => None,
         };
         let skip_operand = skip.as_ref().map(|skip| input(&[of_y, columns], skip)).transpose()?;
-        let y = Operand::output(gpu, &[batches, of_y, columns], self.of_y, shift)?;
+        let y_shift = if self.aligned_y { 0 } else { shift };
+        let y = Operand::output(gpu, &[batches, of_y, columns], self.of_y, y_shift)?;
         let mut kernel = Combine::new(rows_operand.tensor(), positions_operand.tensor(), y.tensor());
         let mut inputs = vec![("rows", &rows_operand), ("positions", &positions_operand)];
         if let Some(gates) = &gates_operand {
@@ -185,6 +189,7 @@ pub(super) fn cases() -> Vec<Case> {
         of_y: Element::F32,
         data: Data::Reals,
         shift: 0,
+        aligned_y: false,
     };
     let mut specs = Vec::new();
     for columns in [1, 3, 4, 33, 63, 64, 65, 129, 512] {
@@ -223,6 +228,8 @@ pub(super) fn cases() -> Vec<Case> {
         specs.push(Spec { positions: Positions::Nowhere, ..plain(9, 2, 5, columns) });
         specs.push(Spec { positions: Positions::Nowhere, plus: true, ..plain(9, 2, 0, columns) });
     }
+    let shifted = Spec { shift: 1, targets: Targets::Of(33), skip: true, ..plain(19, 2, 21, 64) };
+    specs.push(Spec { aligned_y: true, ..shifted });
     // Activations and results of 16 bits: moved, added, skipped; rows that are whole words and those that are not.
     for element in HALVES {
         for (columns, shift) in [(64, 0), (130, 1), (33, 0), (30, 2)] {

@@ -44,7 +44,7 @@ pub const COMBINE: Kernel = Kernel {
             }
             variants.extend([false, true].map(|skips| fill(y, skips)));
         }
-        variants.push(fill(OCTETS, false));
+        variants.extend([false, true].map(|skips| fill(OCTETS, skips)));
         variants
     },
 };
@@ -302,7 +302,9 @@ impl<'a> Combine<'a> {
             y_kind: optional::kind(self.y.element()),
             ..Params::default()
         };
-        let octets = self.skip.is_none() && self.y.element() == Element::F32 && in_octets(gpu, &y, &[all]);
+        let octets = [(Some(&self.y), &y), (self.skip.as_ref(), &skip)].iter().all(|(tensor, bound)| {
+            tensor.is_none_or(|tensor| tensor.element() == Element::F32 && in_octets(gpu, bound, &[all]))
+        });
         let (access, each) = if octets { (OCTETS, 8) } else { (store_access(&y, self.y.element(), &[all]), 4) };
         let mut operands = vec![("y", &y)];
         operands.extend(self.skip.as_ref().map(|_| ("plus", &skip)));

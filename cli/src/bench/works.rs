@@ -48,10 +48,11 @@ pub enum Spec {
         /// The tiles do not follow the number of rows.
         batch_invariant: bool,
     },
-    /// Folded, with one token in so many selected.
+    /// Folded, with one token in so many selected, and the others' y 0 or copied from elsewhere.
     Selecting {
         layer: Layer,
         one_in: usize,
+        skips: bool,
     },
     /// A mixture of experts.
     Moe {
@@ -81,14 +82,22 @@ impl Layer {
     }
 
     /// Plans a forward in this order from `x` to `y`.
-    pub fn prepare(&self, gpu: &Gpu, settings: Settings, operands: &Operands) -> Result<(Order, Plan)> {
+    pub fn prepare(
+        &self,
+        gpu: &Gpu,
+        settings: Settings,
+        operands: &Operands,
+        skip: Option<Tensor<'_>>,
+    ) -> Result<(Order, Plan)> {
         let Self { batch, tokens, dimensions: Dimensions { input, output, .. } } = *self;
         let layer = DoubleRouting::new(gpu, &weights(self.dimensions)?, settings)?;
         let (x, y) = (
             Tensor::f32(&operands.input, &[batch, tokens, input]),
             Tensor::f32(&operands.output, &[batch, tokens, output]),
         );
-        Ok((layer.order(), layer.forward(x).output(y).plan()?.plan().clone()))
+        let forward = layer.forward(x).output(y);
+        let forward = if let Some(skip) = skip { forward.skip(skip) } else { forward };
+        Ok((layer.order(), forward.plan()?.plan().clone()))
     }
 }
 
@@ -156,7 +165,9 @@ impl Spec {
         specs.extend(layers.map(|layer| Self::Forward { layer, plan, batch_invariant: true }));
         specs.push(Self::Select { rows: 4096, columns: 1024, count: 32 });
         specs.push(Self::Router { tokens: 4096 });
-        specs.extend([8, 4, 2].map(|one_in| Self::Selecting { layer: LAYERS[2], one_in }));
+        let selecting = |one_in, skips| Self::Selecting { layer: LAYERS[2], one_in, skips };
+        specs.extend([8, 4, 2].map(|one_in| selecting(one_in, false)));
+        specs.push(selecting(8, true));
         // The experts' products alone, as one; with many experts, of a few rows each, and with few.
         specs.push(matmul([4096, 384, 512], true));
         specs.extend([512, 1].map(|tokens| Self::Moe { router: ROUTER, tokens, features: 512, width: 128 }));
@@ -214,7 +225,12 @@ impl Spec {
             }
             Self::Moe { tokens, features, .. } => (vec![tokens * features], tokens * features),
             Self::Forward { layer, .. } | Self::Selecting { layer, .. } => {
-                (vec![layer.rows() * layer.dimensions.input], layer.rows() * layer.dimensions.output)
+                let mut read = vec![layer.rows() * layer.dimensions.input];
+                let written = layer.rows() * layer.dimensions.output;
+                if matches!(self, Self::Selecting { skips: true, .. }) {
+                    read.push(written);
+                }
+                (read, written)
             }
         }
     }
@@ -270,11 +286,12 @@ impl Spec {
                 // An exponential, two sums and a division for each score.
                 (4 * tokens * paths, choose.correction_bias(x(1, &[paths])).plan(gpu)?)
             }
-            Self::Selecting { layer, one_in } => {
+            Self::Selecting { layer, one_in, skips } => {
                 let count = layer.tokens / one_in;
                 let settings = Settings { selection: Selection::TopK(count), ..Settings::default() };
-                let (_, forward) = layer.prepare(gpu, settings, operands)?;
                 let Dimensions { input, output, .. } = layer.dimensions;
+                let skip = skips.then(|| x(1, &[layer.batch, layer.tokens, output]));
+                let (_, forward) = layer.prepare(gpu, settings, operands, skip)?;
                 // Every token is scored, the selected are multiplied.
                 (2 * layer.rows() * input + 2 * layer.batch * count * input * output, forward)
             }
@@ -290,7 +307,7 @@ impl Spec {
             }
             Self::Forward { layer, plan, batch_invariant } => {
                 let settings = Settings { plan, batch_invariant, ..Settings::default() };
-                let (order, forward) = layer.prepare(gpu, settings, operands)?;
+                let (order, forward) = layer.prepare(gpu, settings, operands, None)?;
                 let cost = order.cost(layer.dimensions, layer.rows() as u64);
                 traffic.read = cost.bytes.saturating_sub(traffic.written);
                 (cost.flops as usize, forward)
@@ -313,7 +330,9 @@ impl std::fmt::Display for Spec {
             Self::Softmax { rows, columns } => write!(f, "softmax {rows}x{columns}"),
             Self::Select { rows, columns, count } => write!(f, "select {rows}x{columns} k={count}"),
             Self::Router { tokens } => write!(f, "router {tokens}x{} e={} in groups", ROUTER.paths, ROUTER.per_token),
-            Self::Selecting { layer, one_in } => write!(f, "forward {layer} folded selecting 1/{one_in}"),
+            Self::Selecting { layer, one_in, skips } => {
+                write!(f, "forward {layer} folded selecting 1/{one_in}{}", if *skips { " with skip" } else { "" })
+            }
             Self::Moe { router, tokens, features, width } => {
                 write!(f, "moe {tokens}x{features} {} of {} width={width}", router.per_token, router.paths)
             }
