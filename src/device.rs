@@ -511,7 +511,9 @@ impl Gpu {
         self.configured(class, None, self.matrix_units())
     }
 
-    /// The same device with the tiles of a tuning, where that has one for a product.
+    /// The same device with the tiles of a tuning, where that has one for a product that the device and the product can take. Those whose
+    /// weights are packed once (a layer's, on lavapipe) keep the crate's own, and so do products of a B that is not transposed in place of
+    /// `lanes`: `tune` measures neither.
     ///
     /// ```no_run
     /// # fn tuned(gpu: &double_routing::Gpu) -> Result<double_routing::Gpu, Box<dyn std::error::Error>> {

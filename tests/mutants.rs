@@ -226,6 +226,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "matmul 3x257x15",
     },
     Mutant {
+        fault: "tile product: every sum that lanes share gets the other halves of the first",
+        file: "shaders/lib/tile.wgsl",
+        from: "+= lane_sums[S * TILE_X * TILE_Y + at + half];",
+        to: "+= lane_sums[at + half];",
+        test: "matmul",
+        cases: "matmul 3x257x15",
+    },
+    Mutant {
         fault: "tile product: the last part of a sum is as deep as the others",
         file: "src/kernels/tile.rs",
         from: "last_depth: number(\"depth\", self.depth - (parts - 1) * depth)?,",

@@ -8,7 +8,7 @@ use std::{
 
 use anyhow::{Context as _, bail, ensure};
 use clap::builder::NonEmptyStringValueParser;
-use double_routing::{AdapterChoice, AdapterClass, Error, Gpu, Result, wgpu};
+use double_routing::{AdapterChoice, AdapterClass, Error, Gpu, Result, kernels::Tuning, wgpu};
 use serde::Serialize;
 
 use crate::report;
@@ -35,7 +35,7 @@ pub struct Selection {
     /// Take the kernel configurations for another class of adapter, to check or to measure them
     #[arg(long)]
     class: Option<Class>,
-    /// Tiles for products, as `tune` measured them on the adapter
+    /// Tiles for products, as `tune` measured them on the adapter; where weights are packed once, the crate's own are taken
     #[arg(long, value_name = "FILE")]
     tuning: Option<PathBuf>,
 }
@@ -113,12 +113,19 @@ impl Selection {
         }
     }
 
-    /// The device with the class and the tuning that were given.
+    /// The device with the class and the tuning that were given. What it cannot follow is refused: nothing that it computes would show it.
     pub fn tune(&self, gpu: Gpu) -> anyhow::Result<Gpu> {
+        let name = &gpu.info().name;
+        ensure!(
+            !self.experimental || gpu.matrix_units().is_some(),
+            "--experimental: {name} has no matrix units that these kernels can use"
+        );
         let gpu = self.class.map_or(gpu.clone(), |class| gpu.with_class(class.into()));
         let Some(path) = &self.tuning else { return Ok(gpu) };
         let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-        Ok(gpu.with_tuning(text.parse().with_context(|| path.display().to_string())?))
+        let tuning: Tuning = text.parse().with_context(|| path.display().to_string())?;
+        ensure!(tuning.suits(&gpu), "{}: {} can run none of its tiles", path.display(), gpu.info().name);
+        Ok(gpu.with_tuning(tuning))
     }
 
     /// Whether the CPU reference was asked for.

@@ -249,11 +249,26 @@ fn tunings_that_cannot_be_read() {
     let check = || double_routing(&["check", "--case", "matmul 1x1x1", "--tuning", path]);
     check().refused(&["cannot read", "tuning.txt"]);
     for (text, words) in [
-        ("rows<=4 columns<=* nothing 1x1 1x1", "line 1: 'rows<=4 columns<=* nothing 1x1 1x1'"),
+        ("rows<=4 columns<=* nothing 1x1 1x1", "line 1: there is no tile 'nothing 1x1 1x1'"),
         ("# fine\nrows<=many columns<=* lanes 32x4 1x1", "line 2"),
         ("rows<=4", "expected 'rows<=N columns<=N TILE'"),
     ] {
         std::fs::write(&file, text).expect("a file");
         check().refused(&["tuning", words]);
+    }
+}
+
+/// What was asked for and cannot be is no check of anything else.
+#[test]
+fn what_the_adapter_does_not_have() {
+    let folder = tempfile::tempdir().expect("a folder");
+    let file = folder.path().join("tuning.txt");
+    let path = file.to_str().expect("text");
+    std::fs::write(&file, "rows<=* columns<=* lanes 32x4 1x1").expect("a file");
+    double_routing(&["check", "--case", "matmul 1x1x1", "--class", "software", "--tuning", path])
+        .refused(&["tuning.txt", "none of its tiles"]);
+    if cfg!(target_os = "linux") {
+        double_routing(&["check", "--case", "matmul 1x1x1", "--backend", "gl", "--experimental"])
+            .refused(&["--experimental", "no matrix units"]);
     }
 }

@@ -589,22 +589,27 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
 }
 //#else
 //#if TILE_SOURCE == lanes
-var<workgroup> lane_sums: array<vec4<f32>, TILE_X * TILE_Y>;
+const TILE_SUMS: u32 = 4u;
+var<workgroup> lane_sums: array<vec4<f32>, TILE_SUMS * TILE_X * TILE_Y>;
 
-// The sum of a value over the invocations of a row of the workgroup, known to the first. All invocations call it.
-fn lanes_add(place: TilePlace, value: vec4<f32>) -> vec4<f32> {
+// Gives the first invocation of each row of the workgroup the sums over all of that row, every sum in the same steps. All
+// invocations call it.
+fn lanes_add(sums: ptr<function, Accumulators>, place: TilePlace) {
     let at = place.y * TILE_X + place.x;
-    lane_sums[at] = value;
+//#for S in TILE_SUMS
+    lane_sums[S * TILE_X * TILE_Y + at] = (*sums)[S];
+//#endfor
     for (var half = TILE_X / 2u; half > 0u; half /= 2u) {
         workgroupBarrier();
         if place.x < half {
-            lane_sums[at] += lane_sums[at + half];
+//#for S in TILE_SUMS
+            lane_sums[S * TILE_X * TILE_Y + at] += lane_sums[S * TILE_X * TILE_Y + at + half];
+//#endfor
         }
     }
-    let sum = lane_sums[at];
-    // All sums are complete before the memory is used again.
-    workgroupBarrier();
-    return sum;
+//#for S in TILE_SUMS
+    (*sums)[S] = lane_sums[S * TILE_X * TILE_Y + at];
+//#endfor
 }
 //#endif
 
@@ -710,11 +715,7 @@ fn tile_product(sums: ptr<function, Accumulators>, place: TilePlace, depth: u32)
     }
 //#endfor
 //#if TILE_SOURCE == lanes
-//#for R in TILE_ROWS
-//#for Q in TILE_QUADS
-    (*sums)[R * TILE_QUADS + Q] = lanes_add(place, (*sums)[R * TILE_QUADS + Q]);
-//#endfor
-//#endfor
+    lanes_add(sums, place);
 //#endif
 }
 //#endif

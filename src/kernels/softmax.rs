@@ -113,6 +113,8 @@ const SHAPES: &[(Kind, u64, Lanes, ())] = &[
     (Kind::Hardware, 128, Lanes::memory(32, 4), ()),
     // A subgroup holds its row in registers, eight quads a lane, and waits for no one.
     (Kind::Hardware, 1024, Lanes::subgroup(32), ()),
+    // Where subgroups differ in size: of 256 invocations at most half would have a quad of such a row.
+    (Kind::Hardware, 512, Lanes::memory(64, 4), ()),
     (Kind::Hardware, u64::MAX, Lanes::subgroups(256), ()),
     (Kind::Hardware, u64::MAX, Lanes::memory(256, 1), ()),
 ];

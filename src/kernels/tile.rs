@@ -103,8 +103,6 @@ const TILES: &[Tile] = &[
 /// into so many workgroups or more; one that needs subgroups fits adapters whose subgroups all have its `x` lanes.
 struct Choice {
     class: AdapterClass,
-    /// Whether B is transposed, where that matters.
-    transposed: Option<bool>,
     rows: u64,
     columns: u64,
     workgroups: u64,
@@ -137,7 +135,6 @@ pub(crate) enum Packs {
 
 const ANY: Choice = Choice {
     class: AdapterClass::Software,
-    transposed: None,
     rows: u64::MAX,
     columns: u64::MAX,
     workgroups: 0,
@@ -196,25 +193,41 @@ const CHOICES: &[Choice] = &[
     Choice { tile: tile(Source::Direct, [8, 1], [8, 1]), ..ANY },
     // Few rows: bound by reading B once, in neighbouring words. For integrated adapters nothing is measured yet: these are the shapes
     // that others found good, with 8 × 8 outputs an invocation where there are enough workgroups to fill the processors.
-    Choice { rows: 1, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [1, 1]), ..INTEGRATED },
-    Choice { rows: 4, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [4, 1]), ..INTEGRATED },
+    Choice { rows: 1, tile: tile(Source::Lanes, [32, 4], [1, 1]), ..INTEGRATED },
+    Choice { rows: 4, tile: tile(Source::Lanes, [32, 4], [4, 1]), ..INTEGRATED },
+    Choice { rows: 16, tile: tile(Source::Lanes, [32, 4], [8, 1]), ..INTEGRATED },
     Choice { rows: 4, tile: tile(Source::Direct, [64, 1], [4, 1]), ..INTEGRATED },
     Choice { workgroups: 32, tile: tile(Source::Shared { depth: 16, stages: 1 }, [8, 8], [8, 2]), ..INTEGRATED },
     Choice { tile: tile(Source::Shared { depth: 16, stages: 1 }, [8, 8], [4, 1]), ..INTEGRATED },
-    Choice { rows: 1, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [1, 1]), ..DISCRETE },
-    Choice { rows: 4, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [4, 1]), ..DISCRETE },
-    Choice { rows: 16, transposed: Some(true), tile: tile(Source::Lanes, [32, 4], [8, 1]), ..DISCRETE },
+    Choice { rows: 1, tile: tile(Source::Lanes, [32, 4], [1, 1]), ..DISCRETE },
+    Choice { rows: 4, tile: tile(Source::Lanes, [32, 4], [4, 1]), ..DISCRETE },
+    Choice { rows: 16, tile: tile(Source::Lanes, [32, 4], [8, 1]), ..DISCRETE },
     Choice { rows: 4, tile: tile(Source::Direct, [64, 1], [4, 1]), ..DISCRETE },
-    // As large a tile as leaves workgroups for all processors of a large card: a fragment is read once for four products. On an H200
-    // stages of 32 make it 1.2 times as fast as those of 16.
+    // A tile computes all of its rows, so few rows take a low one, however many columns or paths there are. Else as large a tile as leaves
+    // workgroups for all processors of a large card: a fragment is read once for four products. On an H200 stages of 32 make it 1.2
+    // times as fast as those of 16.
+    Choice { rows: 64, tile: tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [4, 2]), ..DISCRETE },
     Choice {
         workgroups: 128,
         tile: tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [8, 4]),
         ..DISCRETE
     },
     Choice { tile: tile(Source::Cooperative { fragment: 16, depth: 32 }, [32, 4], [4, 2]), ..DISCRETE },
-    // On an H200 a large product runs at 44 TFLOP/s with the first of these and at 35 with the third, of cuBLAS's 50. Not every device
-    // has the memory for two stages.
+    // On an H200 a large product runs at 44 TFLOP/s with 128 × 128 and at 35 with 64 × 64, of cuBLAS's 50. Not every device has the memory
+    // for two stages.
+    Choice { rows: 32, tile: tile(Source::Shared { depth: 16, stages: 1 }, [8, 8], [4, 1]), ..DISCRETE },
+    Choice {
+        rows: 64,
+        workgroups: 128,
+        tile: tile(Source::Shared { depth: 16, stages: 2 }, [8, 8], [8, 2]),
+        ..DISCRETE
+    },
+    Choice {
+        rows: 64,
+        workgroups: 128,
+        tile: tile(Source::Shared { depth: 16, stages: 1 }, [8, 8], [8, 2]),
+        ..DISCRETE
+    },
     Choice { workgroups: 256, tile: tile(Source::Shared { depth: 16, stages: 2 }, [16, 16], [8, 2]), ..DISCRETE },
     Choice { workgroups: 256, tile: tile(Source::Shared { depth: 16, stages: 1 }, [16, 16], [8, 2]), ..DISCRETE },
     Choice { workgroups: 128, tile: tile(Source::Shared { depth: 16, stages: 2 }, [8, 8], [8, 2]), ..DISCRETE },
@@ -346,7 +359,7 @@ impl Tile {
     pub fn workgroup_bytes(self) -> u32 {
         match self.source {
             Source::Direct | Source::Subgroup | Source::Packed { .. } => 0,
-            Source::Lanes => 16 * self.x * self.y,
+            Source::Lanes => 16 * self.x * self.y * self.rows * self.quads,
             // One k more than the stage's, for the banks.
             Source::Shared { depth, stages } => stages * (self.rows() + self.columns()) * (depth + 1) * 4,
             Source::Cooperative { fragment, depth } => {
@@ -375,6 +388,11 @@ impl Tile {
         !matches!(self.source, Source::Cooperative { .. }) || [a, b] == [Element::F16; 2]
     }
 
+    /// Whether it multiplies a B that is stored so: neighbours of `lanes` read neighbouring memory of Bᵀ alone.
+    fn takes(self, b_transposed: bool) -> bool {
+        b_transposed || self.source != Source::Lanes
+    }
+
     /// The tile for a product. With `batch_invariant` the number of rows has no say in how its elements are added up.
     pub(crate) fn choose(gpu: &Gpu, sought: Sought, batch_invariant: bool) -> Self {
         let own = Self::fastest(gpu, sought);
@@ -391,11 +409,13 @@ impl Tile {
         self.in_lanes() && Self { rows: other.rows, quads: other.quads, ..self } == other
     }
 
-    /// A tuning of the device's has the first say, unless B is packed once: `tune` has not measured that.
+    /// A tuning of the device's has the first say, unless B is packed once: `tune` has not measured that, nor `lanes` where B is not transposed.
     fn fastest(gpu: &Gpu, sought: Sought) -> Self {
         let Sought { rows, columns, products, elements: [a, b], transposed, packs } = sought;
         let may_pack = packs != Packs::Never;
-        let possible = |tile: Self| tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || !tile.packs());
+        let possible = |tile: Self| {
+            tile.suits(gpu) && tile.multiplies(a, b) && (may_pack || !tile.packs()) && tile.takes(transposed)
+        };
         let tuning = gpu.tuning().filter(|_| packs != Packs::Once);
         let halves = [a, b] == [Element::F16; 2];
         let tuned = |tuning: &Tuning| tuning.tiles(rows, columns, halves).find(|tile| possible(*tile));
@@ -406,7 +426,6 @@ impl Tile {
             choice.class == gpu.class()
                 && rows <= choice.rows
                 && columns <= choice.columns
-                && choice.transposed.is_none_or(|wanted| wanted == transposed)
                 && (!choice.constant || packs == Packs::Once)
                 && (choice.cpu)()
                 && choice.tile.workgroups(rows, columns, products) >= choice.workgroups
@@ -443,7 +462,11 @@ impl Tile {
             .number("TILE_QUADS", self.quads);
         let invocations = self.x * self.y;
         match self.source {
-            Source::Direct | Source::Lanes => variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0),
+            Source::Direct => variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0),
+            Source::Lanes => {
+                let sums = self.rows * self.quads;
+                variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0).number("TILE_SUMS", sums)
+            }
             Source::Subgroup | Source::Packed { .. } => variant
                 .number("TILE_TIMES", self.times())
                 .number("TILE_TIMES_MORE", self.times() - 1)
@@ -1100,7 +1123,7 @@ impl Tile {
             // Only tiles for software read in words of 64 bits.
             factor_variants(self.source == Source::Subgroup || (self.source == Source::Direct && self.x < 32))
         };
-        factors.retain(|[a, b]| self.multiplies(a.0, b.0));
+        factors.retain(|[a, b]| self.takes(b_transposed) && self.multiplies(a.0, b.0));
         let mut variants = Vec::new();
         for factors in factors {
             for c_access in super::STORE_ACCESSES {

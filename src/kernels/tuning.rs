@@ -1,7 +1,7 @@
 //! Tiles measured on one adapter, to be used instead of the table's.
 
 use super::Tile;
-use crate::{Error, Result};
+use crate::{Error, Gpu, Result};
 
 /// Which tile multiplies matrices of which size: rows of text, of which the first that fits a product, and that the device, the
 /// factors' types and the kernel can use, is taken. A product that none fits gets its tile from the crate's own table.
@@ -68,6 +68,18 @@ impl Tuning {
         self.tiles(rows, columns, false).next()
     }
 
+    /// Whether the device can run any of its tiles.
+    ///
+    /// ```no_run
+    /// # use double_routing::{Gpu, kernels::Tuning};
+    /// # fn tuned(gpu: &Gpu, tuning: Tuning) -> Option<Gpu> {
+    /// tuning.suits(gpu).then(|| gpu.with_tuning(tuning))
+    /// # }
+    /// ```
+    pub fn suits(&self, gpu: &Gpu) -> bool {
+        self.0.iter().any(|row| row.tile.suits(gpu))
+    }
+
     /// Those of all rows that fit, where the factors are both f16 or not.
     pub(crate) fn tiles(&self, rows: u64, columns: u64, halves: bool) -> impl Iterator<Item = Tile> {
         let fits = move |row: &&Row| rows <= row.rows && columns <= row.columns && (halves || !row.halves);
@@ -107,7 +119,8 @@ impl std::str::FromStr for Tuning {
                 Some(tile) => (true, tile),
                 None => (false, tile),
             };
-            let tile = Tile::named(tile).ok_or_else(wrong)?;
+            let unknown = || Error::Tuning(format!("line {}: there is no tile '{tile}'", number + 1));
+            let tile = Tile::named(tile).ok_or_else(unknown)?;
             tuning.0.push(Row { rows, columns, halves, tile });
         }
         Ok(tuning)

@@ -98,10 +98,47 @@ impl Row {
     }
 }
 
+/// What decides which kernels and tiles were measured.
+#[derive(Debug, Serialize)]
+struct Setting {
+    /// Of the crate.
+    version: &'static str,
+    class: String,
+    /// Bytes of workgroup memory that the device was requested with.
+    workgroup_memory: u32,
+    /// The side of the fragments of matrix units, where they are used.
+    matrix_units: Option<u32>,
+    /// Whether tiles come from a tuning first.
+    tuned: bool,
+}
+
+impl Setting {
+    fn of(gpu: &Gpu) -> Self {
+        Self {
+            version: env!("CARGO_PKG_VERSION"),
+            class: format!("{:?}", gpu.class()).to_lowercase(),
+            workgroup_memory: gpu.device().limits().max_compute_workgroup_storage_size,
+            matrix_units: gpu.matrix_units(),
+            tuned: gpu.tuning().is_some(),
+        }
+    }
+}
+
+impl std::fmt::Display for Setting {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        let Self { version, class, workgroup_memory, matrix_units, tuned } = self;
+        let tiles = if *tuned { "a tuning" } else { "the table" };
+        write!(f, "double-routing {version}, tiles of {tiles} for {class} adapters")?;
+        write!(f, ", {} of workgroup memory", report::bytes(u64::from(*workgroup_memory)))?;
+        matrix_units.map_or(Ok(()), |side| write!(f, ", matrix units of {side}x{side}"))
+    }
+}
+
 /// All that was measured.
 #[derive(Debug, Serialize)]
 struct Roofline {
     adapter: Description,
+    setting: Setting,
     clock: Clock,
     rounds: usize,
     /// Arithmetic, and reading and copying more than caches hold.
@@ -186,7 +223,7 @@ impl Roofline {
         let measured = measured?;
 
         let (of_yardsticks, of_subjects) = measured.timings.split_at(yardsticks.len());
-        let ceilings: Vec<Ceiling> = yardsticks
+        let mut ceilings: Vec<Ceiling> = yardsticks
             .iter()
             .zip(of_yardsticks)
             .map(|(yardstick, timing)| Ceiling {
@@ -195,10 +232,11 @@ impl Roofline {
                 shape: yardstick.shape,
             })
             .collect();
+        faster_copies(&mut ceilings);
         let row = |(subject, timing): (&Subject, &Timing)| {
             let (seconds, Traffic { read, written }) = (timing.median(), subject.traffic);
             let (ceiling, least) =
-                limit(subject.flops, subject.traffic, &ceilings).context("a ceiling was not measured")?;
+                limit(limited_flops(subject), subject.traffic, &ceilings).context("a ceiling was not measured")?;
             Ok(Row {
                 name: subject.name.clone(),
                 kind: subject.kind,
@@ -219,6 +257,7 @@ impl Roofline {
         let works = subjects.iter().zip(of_subjects).map(row).collect::<anyhow::Result<_>>()?;
         Ok(Self {
             adapter: gpu.info().into(),
+            setting: Setting::of(gpu),
             clock: measured.clock,
             rounds: effort.rounds,
             ceilings: ceilings[..main.len()].to_vec(),
@@ -228,7 +267,8 @@ impl Roofline {
     }
 
     fn print(&self, out: &mut Out) -> anyhow::Result<()> {
-        writeln!(out, "{BOLD}adapter{BOLD:#}  {}\n", self.adapter)?;
+        writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.adapter)?;
+        writeln!(out, "{DIM}         {}{DIM:#}\n", self.setting)?;
         let rows = self.ceilings.iter().map(|ceiling| {
             [
                 ceiling.resource.to_string(),
@@ -288,9 +328,28 @@ fn own_stream(subject: &Subject, main: &[Yardstick], large: u64) -> Option<Resou
     let like = Resource::like(subject.traffic);
     let arithmetic = main.iter().find(|yardstick| yardstick.resource == Resource::Arithmetic)?;
     let memory = main.iter().find(|yardstick| yardstick.resource.name() == like.name())?;
-    let (computing, moving) = (subject.flops as f64 / arithmetic.rate, subject.traffic.bytes() as f64 / memory.rate);
+    let computing = limited_flops(subject) as f64 / arithmetic.rate;
+    let moving = subject.traffic.bytes() as f64 / memory.rate;
     // Both rates will be measured again, and may turn out a little different.
     (like.bytes() < large && 1.25 * moving > computing).then_some(like)
+}
+
+/// The FLOPs that the arithmetic of shaders limits: matrix units have a rate of their own, which is not measured.
+fn limited_flops(subject: &Subject) -> u64 {
+    if subject.on_matrix_units { 0 } else { subject.flops }
+}
+
+/// Copying in `vec4<f32>` is a way of copying: where that was the faster one, it is the ceiling.
+fn faster_copies(ceilings: &mut [Ceiling]) {
+    for at in 0..ceilings.len() {
+        let Resource::Copy { bytes } = ceilings[at].resource else { continue };
+        let quads = ceilings.iter().find(|ceiling| ceiling.resource == Resource::QuadCopy { bytes });
+        if let Some(&Ceiling { per_second, shape, .. }) =
+            quads.filter(|quads| quads.per_second > ceilings[at].per_second)
+        {
+            ceilings[at] = Ceiling { per_second, shape, ..ceilings[at] };
+        }
+    }
 }
 
 /// What softmax, which has to read and write each byte once, is compared with.
@@ -315,12 +374,25 @@ fn limit(flops: u64, traffic: Traffic, ceilings: &[Ceiling]) -> Option<(&Ceiling
 
 #[cfg(test)]
 mod tests {
-    use super::{Ceiling, Resource, Shape, Traffic, limit};
+    use super::{Ceiling, Resource, Shape, Traffic, faster_copies, limit};
+
+    fn ceiling(resource: Resource, per_second: f64) -> Ceiling {
+        Ceiling { resource, per_second, shape: Shape { size: 64, each: 4, octets: false } }
+    }
+
+    #[test]
+    fn the_faster_way_to_copy_is_the_ceiling() {
+        let (copy, quads) = (Resource::Copy { bytes: 64 }, Resource::QuadCopy { bytes: 64 });
+        for (of_copy, of_quads, expected) in [(3.0, 5.0, 5.0), (5.0, 3.0, 5.0)] {
+            let mut ceilings =
+                [ceiling(copy, of_copy), ceiling(quads, of_quads), ceiling(Resource::QuadCopy { bytes: 128 }, 9.0)];
+            faster_copies(&mut ceilings);
+            assert_eq!(ceilings.map(|ceiling| ceiling.per_second), [expected, of_quads, 9.0]);
+        }
+    }
 
     #[test]
     fn the_lower_ceiling_limits() {
-        let ceiling =
-            |resource, per_second| Ceiling { resource, per_second, shape: Shape { size: 64, each: 4, octets: false } };
         let ceilings = [
             ceiling(Resource::Arithmetic, 100.0),
             ceiling(Resource::Read { bytes: 1 << 20 }, 10.0),

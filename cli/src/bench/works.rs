@@ -313,7 +313,15 @@ impl Spec {
                 (cost.flops as usize, forward)
             }
         };
-        Ok(Subject { name: self.to_string(), kind: self.kind(), flops: flops as u64, traffic, plan })
+        let halves = matches!(self, Self::Matmul { element: Element::F16, .. });
+        Ok(Subject {
+            name: self.to_string(),
+            kind: self.kind(),
+            flops: flops as u64,
+            on_matrix_units: halves && gpu.matrix_units().is_some(),
+            traffic,
+            plan,
+        })
     }
 }
 
@@ -379,6 +387,8 @@ pub struct Subject {
     pub name: String,
     pub kind: Kind,
     pub flops: u64,
+    /// Whether matrix units compute it, which the arithmetic of shaders does not limit.
+    pub on_matrix_units: bool,
     pub traffic: Traffic,
     pub plan: Plan,
 }
