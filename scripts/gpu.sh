@@ -75,7 +75,6 @@ else
     echo 'left out: matrix units, of which this adapter has none that kernels can use' >&2
 fi
 part bench double_routing bench $quick --picture "$results/roofline.svg"
-part 'bench json' double_routing bench $quick --json
 part growth double_routing growth ${quick:+--quick} --picture "$results/growth.svg"
 part tune double_routing tune $quick --output "$results/tuning.txt"
 part 'bench tuned' double_routing bench $quick --work matmul --tuning "$results/tuning.txt"

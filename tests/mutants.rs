@@ -226,6 +226,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "matmul 3x257x15",
     },
     Mutant {
+        fault: "tile product: sums that lanes share are halved without a barrier",
+        file: "shaders/lib/tile.wgsl",
+        from: "        workgroupBarrier();\n        if place.x < half {",
+        to: "        if place.x < half {",
+        test: "tiles",
+        cases: "",
+    },
+    Mutant {
         fault: "tile product: every sum that lanes share gets the other halves of the first",
         file: "shaders/lib/tile.wgsl",
         from: "+= lane_sums[S * TILE_X * TILE_Y + at + half];",

@@ -228,8 +228,8 @@ pub(super) fn cases() -> Vec<Case> {
         specs.push(Spec { positions: Positions::Nowhere, ..plain(9, 2, 5, columns) });
         specs.push(Spec { positions: Positions::Nowhere, plus: true, ..plain(9, 2, 0, columns) });
     }
-    let shifted = Spec { shift: 1, targets: Targets::Of(33), skip: true, ..plain(19, 2, 21, 64) };
-    specs.push(Spec { aligned_y: true, ..shifted });
+    // Octets of y, but not of skip.
+    specs.push(Spec { shift: 1, aligned_y: true, targets: Targets::Of(33), skip: true, ..plain(19, 2, 21, 64) });
     // Activations and results of 16 bits: moved, added, skipped; rows that are whole words and those that are not.
     for element in HALVES {
         for (columns, shift) in [(64, 0), (130, 1), (33, 0), (30, 2)] {

@@ -462,10 +462,8 @@ impl Tile {
             .number("TILE_QUADS", self.quads);
         let invocations = self.x * self.y;
         match self.source {
-            Source::Direct => variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0),
-            Source::Lanes => {
-                let sums = self.rows * self.quads;
-                variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0).number("TILE_SUMS", sums)
+            Source::Direct | Source::Lanes => {
+                variant.number("TILE_TIMES", 1).number("TILE_TIMES_MORE", 0).number("TILE_SUMS", self.rows * self.quads)
             }
             Source::Subgroup | Source::Packed { .. } => variant
                 .number("TILE_TIMES", self.times())
