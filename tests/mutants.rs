@@ -1118,6 +1118,10 @@ impl Copy {
             &format!("version = \"{version}\""),
             &format!("version = \"{}.999\"", version.rsplit_once('.').map_or("0.1", |(minor, _)| minor)),
         );
+        // Most of the time is building: the copy is not optimised, its dependencies are those of the crate.
+        let unoptimised = |name| format!("[profile.dev.package.{name}]\nopt-level = 0\n\n");
+        let packages = ["double-routing", "double-routing-cli", "double-routing-common"].map(unoptimised).concat();
+        copy.edit("Cargo.toml", "[profile.dev]", &format!("{packages}[profile.dev]"));
         copy.edit(
             "src/kernels/mod.rs",
             "assemble(self.source, variant)",
