@@ -22,7 +22,7 @@ mod tune;
 
 use std::{env, io, process::ExitCode};
 
-use clap::{ArgAction, Parser, Subcommand};
+use clap::{ArgAction, Parser, Subcommand, error::ErrorKind};
 
 /// Two-level routing on any adapter, checked against a CPU reference.
 ///
@@ -77,8 +77,24 @@ impl From<bool> for Verdict {
     }
 }
 
+/// Help and the version go where they are expected; what cannot be meant is one line, as all that is refused.
+fn not_run(error: &clap::Error) -> ExitCode {
+    use ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayVersion | DisplayHelpOnMissingArgumentOrSubcommand) {
+        error.exit();
+    }
+    let text = error.to_string();
+    let of_usage = |part: &&str| part.starts_with("Usage:") || part.starts_with("For more information");
+    let parts: Vec<_> = text.split("\n\n").filter(|part| !of_usage(part)).collect();
+    report::error(&anyhow::anyhow!("{}; see --help", parts.join("; ").trim_start_matches("error: ").trim_end()));
+    ExitCode::from(2)
+}
+
 fn main() -> ExitCode {
-    let arguments = Arguments::parse();
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return not_run(&error),
+    };
     start_logging(arguments.verbose);
     quieten_wayland();
     let mut out = anstream::stdout().lock();

@@ -258,6 +258,15 @@ fn tunings_that_cannot_be_read() {
     }
 }
 
+#[test]
+fn arguments_that_are_not_there() {
+    double_routing(&["frobnicate"]).refused(&["'frobnicate'", "--help"]);
+    double_routing(&["check", "--quikc"]).refused(&["'--quikc'", "'--quick'"]);
+    double_routing(&["check", "--class", "abacus"]).refused(&["'abacus'", "--class", "software, integrated, discrete"]);
+    double_routing(&["forward"]).refused(&["required arguments", "--weights"]);
+    double_routing(&["check", "--quick", "--quick"]).refused(&["'--quick'", "multiple times"]);
+}
+
 /// What was asked for and cannot be is no check of anything else.
 #[test]
 fn what_the_adapter_does_not_have() {

@@ -65,16 +65,16 @@ pub fn any_gpu() -> Gpu {
     gpus().swap_remove(0)
 }
 
-/// Runs every case of a kernel on every adapter, and on the first also in a discrete GPU's configurations (the heavy cases in its own only).
-/// Of other configurations, an integrated GPU's, a third is enough, and of a discrete GPU's on the second adapter: they have the kernels of
-/// a discrete GPU with other tiles, and without subgroups. `CASE=part-of-a-name` runs only the cases whose names contain it.
+/// Runs every case of a kernel on every adapter, and every case but the heavy once more in configurations for hardware, which all have the
+/// same kernels with other tiles: a third of them as a discrete GPU and a third as an integrated one on the first adapter, and a third as a
+/// discrete one on the second, without subgroups. `CASE=part-of-a-name` runs only the cases whose names contain it, in each of these.
 pub fn run_cases(kernel: &str) {
     let failures = on_each(|number, gpu| {
-        AdapterClass::ALL
-            .into_iter()
-            .filter(|class| number == 0 || *class != AdapterClass::Integrated || gpu.class() == *class)
-            .flat_map(|class| failures_in_class(kernel, gpu, class, number == 0 && class == AdapterClass::Discrete))
-            .collect::<Vec<_>>()
+        let of_hardware = [(0, AdapterClass::Discrete), (0, AdapterClass::Integrated), (1, AdapterClass::Discrete)];
+        let thirds = of_hardware.iter().enumerate().filter(|(_, (on, class))| *on == number && *class != gpu.class());
+        let mut failures = failures_in_class(kernel, gpu, gpu.class(), None);
+        failures.extend(thirds.flat_map(|(third, (_, class))| failures_in_class(kernel, gpu, *class, Some(third))));
+        failures
     });
     let failures = failures.concat();
     assert!(failures.is_empty(), "{} failed:\n{}", failures.len(), failures.join("\n"));
@@ -98,15 +98,14 @@ fn first_failure_ends() -> bool {
     std::env::var_os("FIRST_FAILURE").is_some()
 }
 
-/// In the configurations of another class not all cases, unless it is `thorough`: every third.
-fn failures_in_class(kernel: &str, gpu: &Gpu, class: AdapterClass, thorough: bool) -> Vec<String> {
+/// All cases, or without the heavy ones one of three.
+fn failures_in_class(kernel: &str, gpu: &Gpu, class: AdapterClass, third: Option<usize>) -> Vec<String> {
     let wanted = std::env::var("CASE").unwrap_or_default();
-    let own = gpu.class() == class;
     let gpu = gpu.with_class(class);
     let mut cases = double_routing::check::cases();
-    cases.retain(|case| case.kernel() == kernel && case.name().contains(&wanted) && (own || !case.heavy()));
-    if !own && !thorough {
-        cases = cases.into_iter().step_by(3).collect();
+    cases.retain(|case| case.kernel() == kernel && case.name().contains(&wanted) && (third.is_none() || !case.heavy()));
+    if let Some(third) = third.filter(|_| wanted.is_empty()) {
+        cases = cases.into_iter().skip(third).step_by(3).collect();
     }
     assert!(!cases.is_empty() || !wanted.is_empty(), "{kernel} has no cases");
     let mut failures = Vec::new();
