@@ -65,8 +65,8 @@ pub fn any_gpu() -> Gpu {
     gpus().swap_remove(0)
 }
 
-/// Runs every case of a kernel on every adapter, and every case but the heavy once more in configurations for hardware, which all have the
-/// same kernels with other tiles: a third of them as a discrete GPU and a third as an integrated one on the first adapter, and a third as a
+/// Runs every case of a kernel on every adapter, and, where there are two of software, every case but the heavy once more in configurations
+/// for hardware: a third of them as a discrete GPU and a third as an integrated one on the first adapter, and a third as a
 /// discrete one on the second, without subgroups. `CASE=part-of-a-name` runs only the cases whose names contain it, in each of these.
 pub fn run_cases(kernel: &str) {
     let failures = on_each(|number, gpu| {

@@ -8,7 +8,7 @@ use std::collections::HashSet;
 
 use double_routing::{
     Gpu, Variant,
-    kernels::{ALL, Access, Kernel, Slot, Tile},
+    kernels::{ALL, Access, Kernel, Slot},
     wgpu,
 };
 use naga::{
@@ -45,7 +45,7 @@ fn examine(kernel: &'static Kernel, variant: &Named) {
     let shader = Shader::new(kernel, &variant.variant).unwrap_or_else(|error| panic!("{about}: {error:#}"));
     bindings(&about, kernel, &variant.variant, &shader.module);
     parameters(&about, kernel, &shader.module);
-    limits(&about, &variant.variant, &shader.module);
+    limits(&about, &shader);
     for target in Target::ALL {
         let language = Language::new(*target, None, false).unwrap_or_else(|error| panic!("{about}: {error:#}"));
         let translated = shader.translate(language);
@@ -166,15 +166,15 @@ fn flatten(module: &Module, ty: Handle<Type>, prefix: &str, start: usize, fields
 }
 
 /// Those that every device with WebGPU has.
-fn limits(about: &str, variant: &Variant, module: &Module) {
-    let limits = wgpu::Limits::default();
+fn limits(about: &str, shader: &Shader) {
+    let (module, limits) = (&shader.module, wgpu::Limits::default());
     let entry = &module.entry_points[0];
     assert_eq!(
         (module.entry_points.len(), entry.name.as_str(), entry.stage),
         (1, "main", ShaderStage::Compute),
         "{about}"
     );
-    let [x, y, z] = entry.workgroup_size;
+    let [x, y, z] = shader.workgroup_size();
     assert!(x * y * z <= limits.max_compute_invocations_per_workgroup, "{about}: {x} x {y} x {z} invocations");
     assert!(x <= limits.max_compute_workgroup_size_x && y <= limits.max_compute_workgroup_size_y && z == 1, "{about}");
     let mut layouter = Layouter::default();
@@ -186,8 +186,7 @@ fn limits(about: &str, variant: &Variant, module: &Module) {
         .map(|(_, variable)| layouter[variable.ty].size)
         .sum();
     // A tile that takes more than every device has says so, and is for those that have it.
-    let of_tile = Tile::all().find(|tile| tile.is_of(variant)).map_or(0, Tile::workgroup_bytes);
-    let most = limits.max_compute_workgroup_storage_size.max(of_tile);
+    let most = limits.max_compute_workgroup_storage_size.max(shader.features.workgroup_bytes);
     assert!(shared <= most, "{about}: {shared} bytes of workgroup memory");
     let storage =
         module.global_variables.iter().filter(|(_, v)| matches!(v.space, AddressSpace::Storage { .. })).count();
