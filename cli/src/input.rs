@@ -1,6 +1,6 @@
 //! Reading x, its lengths and the weights from files.
 
-use std::{fs, path::Path};
+use std::path::Path;
 
 use anyhow::Context;
 use double_routing::{Dimensions, Element, Storage, Weights, bytemuck};
@@ -8,6 +8,8 @@ use double_routing_common::input::{Input, first_non_finite_weight};
 use ndarray::{ArrayViewD, CowArray, IxDyn};
 use ndarray_npy::{ViewElement, ViewNpyError, ViewNpyExt};
 use safetensors::{Dtype, SafeTensors};
+
+use crate::source::Source;
 
 /// A type that y can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -37,14 +39,9 @@ pub fn dtype(element: Element) -> Dtype {
     }
 }
 
-/// Reads a whole file.
-pub fn read(path: &Path) -> anyhow::Result<Vec<u8>> {
-    fs::read(path).with_context(|| format!("cannot read {}", path.display()))
-}
-
 /// Reads the weights.
 pub fn read_weights(path: &Path, prefix: &str, allow_non_finite: bool) -> anyhow::Result<Weights> {
-    let bytes = read(path)?;
+    let bytes = Source::open(path)?;
     let file = || path.display().to_string();
     let weights = Weights::from_safetensors(&bytes, prefix).with_context(file)?;
     if !allow_non_finite && let Some(found) = first_non_finite_weight(&weights, &bytes, prefix)? {
@@ -69,7 +66,7 @@ fn read_checked(
     check: impl Fn(&Input) -> anyhow::Result<()>,
     allow_non_finite: bool,
 ) -> anyhow::Result<Input> {
-    let bytes = read(path)?;
+    let bytes = Source::open(path)?;
     let checked = || {
         let input = match bytes.starts_with(b"\x93NUMPY") {
             true => from_npy(&bytes)?,

@@ -18,6 +18,7 @@ mod moe;
 mod report;
 mod save;
 mod shader;
+mod source;
 mod tune;
 
 use std::{env, io, process::ExitCode};

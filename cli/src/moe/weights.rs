@@ -14,10 +14,7 @@ use double_routing_common::input::not_finite;
 use safetensors::{SafeTensors, tensor::TensorView};
 
 use super::Part;
-use crate::{
-    input::{read, refusal},
-    model_config::ModelConfig,
-};
+use crate::{input::refusal, model_config::ModelConfig, source::Source};
 
 /// What was read.
 #[derive(Debug)]
@@ -45,7 +42,7 @@ impl Weights {
 /// The files of a checkpoint.
 pub struct Files {
     name: String,
-    bytes: Vec<Vec<u8>>,
+    bytes: Vec<Source>,
 }
 
 /// Where something may lie below what the caller says.
@@ -89,7 +86,7 @@ impl Files {
             Some(given) => below(&tensors, given)?,
             None => only(&tensors)?,
         };
-        let bytes: Vec<&[u8]> = self.bytes.iter().map(Vec::as_slice).collect();
+        let bytes: Vec<&[u8]> = self.bytes.iter().map(|bytes| &**bytes).collect();
         let weights = match part {
             Part::Router => Weights::Router(RouterWeights::from_safetensors(&bytes, &prefix)?),
             Part::Block => Weights::Block(Box::new(MoeWeights::from_safetensors(&bytes, &prefix)?)),
@@ -113,8 +110,8 @@ impl Files {
     }
 }
 
-fn readable(path: &Path) -> anyhow::Result<Vec<u8>> {
-    let bytes = read(path)?;
+fn readable(path: &Path) -> anyhow::Result<Source> {
+    let bytes = Source::open(path)?;
     SafeTensors::deserialize(&bytes).with_context(|| format!("{}: not safetensors", path.display()))?;
     Ok(bytes)
 }
