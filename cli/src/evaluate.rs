@@ -11,6 +11,7 @@ use double_routing_common::input::{Input, Part};
 
 use crate::{
     gpu::{Target, wait},
+    input::Rows,
     report,
 };
 
@@ -29,11 +30,11 @@ pub struct Reference {
     selection: Selection,
 }
 
-/// What came of a run.
-#[derive(Debug)]
+/// How a run went.
+#[derive(Debug, Default)]
 pub struct Run {
-    pub output: Output,
     pub batches: usize,
+    /// Of the batches themselves, without what was done with their results.
     pub elapsed: Duration,
 }
 
@@ -67,38 +68,67 @@ impl Evaluator {
         }
     }
 
-    /// Runs every sequence, `batch` at a time or as many as fit. Where the device runs out of memory, half as many.
-    pub fn run(&self, input: &Input, batch: Option<usize>) -> Result<Run> {
-        let sequences = input.sequences();
+    /// Runs every sequence, `batch` at a time or as many as fit, and hands over what comes of each batch. Where the device runs out of
+    /// memory, half as many.
+    pub fn run(
+        &self,
+        rows: &Rows<'_>,
+        batch: Option<usize>,
+        mut results: impl FnMut(&Part<'_>, Output) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Run> {
+        let input = &rows.input;
+        // Without tokens there is nothing to run, however many sequences have none.
+        let sequences = if input.tokens() == 0 { 0 } else { input.sequences() };
         let mut batch = batch.unwrap_or_else(|| self.fitting_batch(input)).clamp(1, sequences.max(1));
         let bar = report::progress("sequences", sequences, batch < sequences);
-        let start = Instant::now();
-        let mut run = Run { output: Output::default(), batches: 0, elapsed: Duration::ZERO };
+        let mut run = Run::default();
         let mut batches = Batches { evaluator: self, storage: input.storage, session: None };
         let mut done = 0;
         while done < sequences {
             let count = batch.min(sequences - done);
-            match batches.run(&input.part(done..done + count)) {
-                Ok(output) => {
-                    run.output.y.extend(output.y);
-                    run.output.w.extend(output.w);
-                    run.output.indices.extend(output.indices);
-                    run.output.ids.extend(output.ids);
-                    run.output.gates.extend(output.gates);
+            let start = Instant::now();
+            // What cannot be run is refused before it is read.
+            let prepared = batches.prepare([&[count], &input.shape()[1..]].concat(), input.lengths.is_some());
+            let ran = prepared.map_err(anyhow::Error::new).and_then(|()| {
+                let part = rows.part(done..done + count)?;
+                let output = batches.run(&part)?;
+                Ok((part, output))
+            });
+            match ran {
+                Ok((part, output)) => {
+                    run.elapsed += start.elapsed();
                     run.batches += 1;
                     done += count;
+                    results(&part, output)?;
                     bar.inc(count as u64);
                 }
-                Err(Error::OutOfMemory(reason)) if count > 1 => {
-                    batch = count / 2;
-                    bar.suspend(|| report::note(&format!("{reason}: going on with {batch} sequences at a time")));
-                }
-                Err(error) => return Err(error),
+                Err(error) => match error.downcast() {
+                    Ok(Error::OutOfMemory(reason)) if count > 1 => {
+                        batch = count / 2;
+                        bar.suspend(|| report::note(&format!("{reason}: going on with {batch} sequences at a time")));
+                    }
+                    Ok(error) => return Err(error.into()),
+                    Err(error) => return Err(error),
+                },
             }
         }
         bar.finish_and_clear();
-        run.elapsed = start.elapsed();
         Ok(run)
+    }
+
+    /// Runs every sequence of an input that is small.
+    pub fn run_whole(&self, rows: &Rows<'_>) -> anyhow::Result<(Output, Run)> {
+        let mut whole = Output::default();
+        let run = self.run(rows, None, |_, output| {
+            let Output { y, w, indices, ids, gates } = output;
+            whole.y.extend(y);
+            whole.w.extend(w);
+            whole.indices.extend(indices);
+            whole.ids.extend(ids);
+            whole.gates.extend(gates);
+            Ok(())
+        })?;
+        Ok((whole, run))
     }
 
     fn fitting_batch(&self, input: &Input) -> usize {
@@ -134,36 +164,41 @@ struct Batches<'a> {
 }
 
 impl Batches<'_> {
-    fn run(&mut self, part: &Part<'_>) -> Result<Output> {
-        let Part { x, shape, lengths } = part;
-        let layer = match self.evaluator {
-            Evaluator::Device(layer) => layer,
-            Evaluator::Reference(reference) => {
-                let Reference { layer, levels, selection } = &**reference;
-                let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
-                let positions = shape.get(1).filter(|_| shape.len() == 3);
-                let count = positions.and_then(|&positions| selection.count(positions));
-                let routed = TwoLevels { count, ..levels.clone() }.forward(layer, &exact, shape, *lengths);
-                let rounded = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
-                return Ok(Output {
-                    y: Values::rounded(&rounded(routed.y), self.storage.y).to_f32(),
-                    w: rounded(routed.dense.w),
-                    indices: routed.indices,
-                    ids: routed.ids,
-                    gates: rounded(routed.gates),
-                });
-            }
-        };
-        let session = match self.session.take() {
-            Some((made_for, session)) if made_for == *shape => session,
+    /// Makes what a batch of this shape runs in.
+    fn prepare(&mut self, shape: Vec<usize>, masked: bool) -> Result<()> {
+        let Evaluator::Device(layer) = self.evaluator else { return Ok(()) };
+        if self.session.as_ref().is_none_or(|(made_for, _)| *made_for != shape) {
             // The old buffers go before new ones are made.
-            old => {
-                drop(old);
-                wait(layer.gpu(), layer.session_with(shape, lengths.is_some(), self.storage))?
-            }
-        };
-        let output = wait(layer.gpu(), session.run(x, *lengths))?;
-        self.session = Some((shape.clone(), session));
-        Ok(output)
+            self.session = None;
+            let session = wait(layer.gpu(), layer.session_with(&shape, masked, self.storage))?;
+            self.session = Some((shape, session));
+        }
+        Ok(())
+    }
+
+    fn run(&self, part: &Part<'_>) -> Result<Output> {
+        match (self.evaluator, &self.session) {
+            (Evaluator::Device(layer), Some((_, session))) => wait(layer.gpu(), session.run(&part.x, part.lengths)),
+            (Evaluator::Device(layer), None) => wait(layer.gpu(), layer.run(&part.x, &part.shape, part.lengths)),
+            (Evaluator::Reference(reference), _) => Ok(reference.run(part, self.storage)),
+        }
+    }
+}
+
+impl Reference {
+    fn run(&self, part: &Part<'_>, storage: Storage) -> Output {
+        let Part { x, shape, lengths } = part;
+        let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+        let positions = shape.get(1).filter(|_| shape.len() == 3);
+        let count = positions.and_then(|&positions| self.selection.count(positions));
+        let routed = TwoLevels { count, ..self.levels.clone() }.forward(&self.layer, &exact, shape, *lengths);
+        let rounded = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
+        Output {
+            y: Values::rounded(&rounded(routed.y), storage.y).to_f32(),
+            w: rounded(routed.dense.w),
+            indices: routed.indices,
+            ids: routed.ids,
+            gates: rounded(routed.gates),
+        }
     }
 }

@@ -1,26 +1,32 @@
 //! `forward`: a layer on a file of inputs.
 
-use std::{io::Write, num::NonZeroUsize, path::PathBuf};
+use std::{
+    io::Write,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
-use anyhow::{Context, bail};
+use anyhow::{bail, ensure};
 use double_routing::{
-    Dimensions, Element, Order, Output, PathSettings, PlanKind, Settings, Values, Weights, bytemuck,
+    Dimensions, Element, Order, Output, PathSettings, PlanKind, Settings, Storage, Values, Weights, bytemuck,
     check::Judgement,
     kernels::{GroupLimit, GroupScore, PathChoice, Score},
     moe::RouterConfig,
 };
-use double_routing_common::input::Input;
-use safetensors::{Dtype, tensor::TensorView};
+use double_routing_common::input::{Input, Part};
+use safetensors::Dtype;
 use serde::Serialize;
 
 use crate::{
     Verdict,
     evaluate::{Evaluator, Run},
     gpu::{Selection, Target},
-    input::{self, OutputType},
-    judge::{self, judge},
+    input::{self, OutputType, Rows},
+    judge::{self, Judge},
     report::{self, BOLD, Out},
-    save::Destination,
+    save::{self, Destination},
+    source::Source,
+    tensors::Tensors,
 };
 
 #[derive(Debug, clap::Args)]
@@ -136,6 +142,12 @@ fn groups(text: &str) -> Result<GroupLimit, String> {
 }
 
 impl Arguments {
+    /// The files that are read, with the options that name them.
+    fn read(&self) -> Vec<(&str, &Path)> {
+        let own = [("--weights", &*self.weights), ("--input", &*self.input)];
+        own.into_iter().chain(self.selection.read()).collect()
+    }
+
     fn settings(&self, weights: &Weights) -> anyhow::Result<Settings> {
         let per_token = self.paths_per_token.get();
         let paths = weights.paths();
@@ -167,65 +179,117 @@ struct Costed {
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let Arguments { allow_non_finite, .. } = *arguments;
+    save::apart(&arguments.read(), &[("--output", &arguments.output)])?;
     let weights = input::read_weights(&arguments.weights, &arguments.prefix, allow_non_finite)?;
-    let dimensions = weights.dimensions();
     let settings = arguments.settings(&weights)?;
-    let mut input = input::read_input(&arguments.input, dimensions, allow_non_finite)?;
-    input.storage.y = arguments.output_type.into();
+    let source = Source::open(&arguments.input)?;
+    let mut rows = Rows::of_layer(&source, weights.dimensions(), allow_non_finite)?;
+    rows.input.storage.y = arguments.output_type.into();
+    let shape = rows.input.shape();
+    ensure!(
+        arguments.select.is_none() || shape.len() == 3,
+        "--select: x is {shape:?}, and only [B, S, in] has tokens to select from"
+    );
     let destination = Destination::new(&arguments.output)?;
+    if destination.is_standard_output() {
+        ensure!(!arguments.json, "--output and --json would both go to standard output");
+        out.step_aside();
+    }
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &weights, settings)?;
-    let run = evaluator.run(&input, arguments.batch.map(NonZeroUsize::get))?;
-    write(&input, &run.output, dimensions, settings.paths.per_token, destination)?;
-    let judgement = match arguments.check {
-        true => Some(judge(&weights, settings, &input, &run.output)?),
-        false => None,
-    };
+    let mut results = Results::new(arguments, &weights, settings, &rows, destination)?;
+    let batch = arguments.batch.map(NonZeroUsize::get);
+    let run = evaluator.run(&rows, batch, |part, output| results.take(part, output))?;
+    let Results { tensors, selected, counts, judge, .. } = results;
+    tensors.commit()?;
 
     let report = Report {
         arguments,
         target,
-        dimensions,
-        paths: weights.paths(),
+        dimensions: weights.dimensions(),
         order: evaluator.order(),
-        input,
+        input: &rows.input,
+        selected: arguments.select.map(|_| selected),
+        counts: Some(counts).filter(|_| weights.paths() > 1),
         run,
-        judgement,
+        judgement: judge.map(|judge| judge.judgement()),
     };
     if arguments.json {
-        report.print_json(out)?
+        report.print_json(out)?;
     } else {
-        report.print(out)?
+        report.print(out)?;
     }
     Ok(report.judgement.is_none_or(|judgement| judgement.passed()).into())
 }
 
-fn write(
-    input: &Input,
-    output: &Output,
-    dimensions: Dimensions,
-    per_token: usize,
-    mut destination: Destination,
-) -> anyhow::Result<()> {
-    let view = |values, width| TensorView::new(Dtype::F32, input.shape_with(width), bytemuck::cast_slice(values));
-    let y = Values::rounded(&output.y, input.storage.y);
-    let of_y = TensorView::new(input::dtype(y.element()), input.shape_with(dimensions.output), y.bytes())?;
-    let mut tensors = vec![("y", of_y), ("w", view(&output.w, 1)?)];
-    // A row for every selected token, or for every token.
-    let mut rows = input.shape[..input.shape.len() - 1].to_vec();
-    if input.shape.len() == 3 && !output.indices.is_empty() {
-        rows[1] = output.indices.len() / input.sequences();
-        let indices = bytemuck::cast_slice(&output.indices);
-        tensors.push(("indices", TensorView::new(Dtype::U32, rows.clone(), indices)?));
+/// What comes of the batches.
+struct Results<'a> {
+    tensors: Tensors,
+    storage: Storage,
+    /// Tokens that were routed.
+    selected: usize,
+    /// Tokens of each path.
+    counts: Vec<usize>,
+    judge: Option<Judge<'a>>,
+}
+
+impl<'a> Results<'a> {
+    fn new(
+        arguments: &Arguments,
+        weights: &'a Weights,
+        settings: Settings,
+        rows: &Rows<'_>,
+        destination: Destination,
+    ) -> anyhow::Result<Self> {
+        let input = &rows.input;
+        let storage = input.storage;
+        let mut tensors = vec![
+            ("y", input::dtype(storage.y), input.shape_with(weights.dimensions().output)),
+            ("w", Dtype::F32, input.shape_with(1)),
+        ];
+        // A row for every selected token, or for every token.
+        let mut of_rows = input.shape()[..input.shape().len() - 1].to_vec();
+        if let [_, positions] = of_rows.as_mut_slice()
+            && let Some(count) = settings.selection.count(*positions)
+        {
+            *positions = count;
+            tensors.push(("indices", Dtype::U32, of_rows.clone()));
+        }
+        if weights.paths() > 1 {
+            of_rows.push(settings.paths.per_token);
+            tensors.extend([("ids", Dtype::U32, of_rows.clone()), ("gates", Dtype::F32, of_rows)]);
+        }
+        Ok(Self {
+            tensors: Tensors::new(destination, tensors)?,
+            storage,
+            selected: 0,
+            counts: vec![0; weights.paths()],
+            judge: arguments.check.then(|| Judge::new(weights, settings, storage.y)),
+        })
     }
-    if !output.ids.is_empty() {
-        rows.push(per_token);
-        tensors.push(("ids", TensorView::new(Dtype::U32, rows.clone(), bytemuck::cast_slice(&output.ids))?));
-        tensors.push(("gates", TensorView::new(Dtype::F32, rows, bytemuck::cast_slice(&output.gates))?));
+
+    fn take(&mut self, part: &Part<'_>, output: Output) -> anyhow::Result<()> {
+        if let Some(judge) = &mut self.judge {
+            judge.extend(part, &output)?;
+        }
+        let Output { y, w, indices, ids, gates } = output;
+        self.tensors.extend("y", Values::rounded(&y, self.storage.y).bytes())?;
+        self.tensors.extend("w", bytemuck::cast_slice(&w))?;
+        if !indices.is_empty() {
+            self.tensors.extend("indices", bytemuck::cast_slice(&indices))?;
+            self.selected += indices.iter().filter(|&&index| index != u32::MAX).count();
+        }
+        if !ids.is_empty() {
+            self.tensors.extend("ids", bytemuck::cast_slice(&ids))?;
+            self.tensors.extend("gates", bytemuck::cast_slice(&gates))?;
+        }
+        for id in ids {
+            if let Some(count) = self.counts.get_mut(id as usize) {
+                *count += 1;
+            }
+        }
+        Ok(())
     }
-    let bytes = safetensors::serialize(tensors, None)?;
-    destination.file().write_all(&bytes).context("cannot write the output")?;
-    destination.commit()
 }
 
 /// What a report says of a type, where it is not f32.
@@ -237,9 +301,12 @@ struct Report<'a> {
     arguments: &'a Arguments,
     target: Target,
     dimensions: Dimensions,
-    paths: usize,
     order: Order,
-    input: Input,
+    input: &'a Input<'a>,
+    /// Tokens that were routed, where not all are.
+    selected: Option<usize>,
+    /// Tokens of each path, where there are several.
+    counts: Option<Vec<usize>>,
     run: Run,
     judgement: Option<Judgement>,
 }
@@ -247,7 +314,7 @@ struct Report<'a> {
 impl Report<'_> {
     /// What every order costs, in the library's order of them, where every token takes the same maps.
     fn costs(&self) -> Vec<Costed> {
-        if self.arguments.select.is_some() || self.paths > 1 {
+        if self.selected.is_some() || self.counts.is_some() {
             return Vec::new();
         }
         let tokens = self.input.tokens() as u64;
@@ -256,26 +323,6 @@ impl Report<'_> {
             Costed { order: order.to_string(), taken: order == self.order, flops: cost.flops, bytes: cost.bytes }
         };
         [Order::AsWritten].into_iter().chain(Order::FOLDED).map(costed).collect()
-    }
-
-    /// Tokens that were routed, where not all are.
-    fn selected(&self) -> Option<usize> {
-        self.arguments.select?;
-        Some(self.run.output.indices.iter().filter(|&&index| index != u32::MAX).count())
-    }
-
-    /// Tokens of each path, where there are several.
-    fn counts(&self) -> Option<Vec<usize>> {
-        if self.run.output.ids.is_empty() {
-            return None;
-        }
-        let mut counts = vec![0; self.paths];
-        for &id in &self.run.output.ids {
-            if let Some(count) = counts.get_mut(id as usize) {
-                *count += 1;
-            }
-        }
-        Some(counts)
     }
 
     fn print_json(&self, out: &mut Out) -> anyhow::Result<()> {
@@ -287,15 +334,15 @@ impl Report<'_> {
                 "dimensions": { "input": input, "attention": attention, "routing": routing, "output": output },
                 "order": self.order.to_string(),
                 "orders": self.costs(),
-                "x": self.input.shape,
+                "x": self.input.shape(),
                 "y": self.input.shape_with(output),
                 "types": { "x": self.input.storage.x.to_string(), "y": self.input.storage.y.to_string() },
                 "w": self.input.shape_with(1),
-                "selected": self.selected(),
-                "paths": self.counts(),
+                "selected": self.selected,
+                "paths": self.counts,
                 "batches": self.run.batches,
                 "seconds": self.run.elapsed.as_secs_f64(),
-                "output": self.arguments.output,
+                "output": self.arguments.output.display().to_string(),
                 "check": self.judgement.as_ref().map(judge::to_json),
             }),
         )
@@ -305,7 +352,7 @@ impl Report<'_> {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.target.description())?;
         writeln!(out, "{BOLD}layer{BOLD:#}    {}", self.dimensions)?;
         let masked = if self.input.lengths.is_some() { " with lengths" } else { "" };
-        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}{masked}", self.input.shape, typed(self.input.storage.x))?;
+        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}{masked}", self.input.shape(), typed(self.input.storage.x))?;
         let rows = self.costs().into_iter().map(|cost| {
             let mark = if cost.taken { "taken" } else { "" };
             [cost.order, report::operations(cost.flops), report::bytes(cost.bytes), mark.into()]
@@ -315,14 +362,15 @@ impl Report<'_> {
         if table.row_count() > 0 {
             report::print_table(out, &table)?;
         }
-        if let Some(selected) = self.selected() {
-            let tokens = self.input.sequences() * self.input.tokens_each();
+        if let Some(selected) = self.selected {
+            let tokens = self.input.tokens();
             writeln!(out, "{BOLD}selected{BOLD:#} {selected} of {tokens} tokens")?;
         }
-        if let Some(counts) = self.counts() {
+        if let Some(counts) = &self.counts {
             let (busiest, idle) =
                 (counts.iter().max().unwrap_or(&0), counts.iter().filter(|&&count| count == 0).count());
-            writeln!(out, "{BOLD}paths{BOLD:#}    {}, the busiest has {busiest} tokens, {idle} have none", self.paths)?;
+            let paths = counts.len();
+            writeln!(out, "{BOLD}paths{BOLD:#}    {paths}, the busiest has {busiest} tokens, {idle} have none")?;
         }
         let (y, w) = (self.input.shape_with(self.dimensions.output), self.input.shape_with(1));
         let (name, of_y) = (self.arguments.output.display(), typed(self.input.storage.y));

@@ -1,7 +1,7 @@
 //! Choosing an adapter, describing it, and waiting for it.
 
 use std::{
-    path::PathBuf,
+    path::{Path, PathBuf},
     pin::pin,
     task::{Context, Poll, Waker},
 };
@@ -126,6 +126,11 @@ impl Selection {
         let tuning: Tuning = text.parse().with_context(|| path.display().to_string())?;
         ensure!(tuning.suits(&gpu), "{}: {} can run none of its tiles", path.display(), gpu.info().name);
         Ok(gpu.with_tuning(tuning))
+    }
+
+    /// The file that is read, with the option that names it.
+    pub fn read(&self) -> Option<(&str, &Path)> {
+        self.tuning.as_deref().map(|path| ("--tuning", path))
     }
 
     /// Whether the CPU reference was asked for.

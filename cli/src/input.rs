@@ -1,12 +1,13 @@
 //! Reading x, its lengths and the weights from files.
 
-use std::path::Path;
+use std::{ops::Range, path::Path};
 
 use anyhow::Context;
-use double_routing::{Dimensions, Element, Storage, Weights, bytemuck};
-use double_routing_common::input::{Input, first_non_finite_weight};
-use ndarray::{ArrayViewD, CowArray, IxDyn};
-use ndarray_npy::{ViewElement, ViewNpyError, ViewNpyExt};
+use double_routing::{Dimensions, Element, Weights};
+use double_routing_common::{
+    input::{Input, Part, first_non_finite_weight},
+    npy,
+};
 use safetensors::{Dtype, SafeTensors};
 
 use crate::source::Source;
@@ -50,64 +51,84 @@ pub fn read_weights(path: &Path, prefix: &str, allow_non_finite: bool) -> anyhow
     Ok(weights)
 }
 
-/// Reads x for a layer of these dimensions: a .npy file, or safetensors with a tensor `x` and perhaps `lengths`.
-pub fn read_input(path: &Path, dimensions: Dimensions, allow_non_finite: bool) -> anyhow::Result<Input> {
-    read_checked(path, Input::of_sequences, |input| input.check_layer(dimensions), allow_non_finite)
-}
-
-/// Reads x for a router whose `gate.weight` has this shape: a .npy file, or safetensors with a tensor `x`.
-pub fn read_tokens(path: &Path, gate: [usize; 2], allow_non_finite: bool) -> anyhow::Result<Input> {
-    read_checked(path, Input::of_tokens, |input| input.check_router(gate), allow_non_finite)
-}
-
-fn read_checked(
-    path: &Path,
-    from_tensors: impl Fn(&SafeTensors<'_>) -> anyhow::Result<Input>,
-    check: impl Fn(&Input) -> anyhow::Result<()>,
+/// x in a file, of which no more is in memory than is worked on.
+#[derive(Debug)]
+pub struct Rows<'a> {
+    pub input: Input<'a>,
+    source: Option<&'a Source>,
     allow_non_finite: bool,
-) -> anyhow::Result<Input> {
-    let bytes = Source::open(path)?;
-    let checked = || {
-        let input = match bytes.starts_with(b"\x93NUMPY") {
-            true => from_npy(&bytes)?,
-            false => from_tensors(&SafeTensors::deserialize(&bytes).context("neither .npy nor safetensors")?)?,
+}
+
+impl<'a> Rows<'a> {
+    /// x for a layer of these dimensions: a .npy file, or safetensors with a tensor `x` and perhaps `lengths`.
+    pub fn of_layer(source: &'a Source, dimensions: Dimensions, allow_non_finite: bool) -> anyhow::Result<Self> {
+        let check = |input: &Input<'_>| input.check_layer(dimensions);
+        Self::checked(source, Input::of_sequences, check, allow_non_finite)
+    }
+
+    /// x for a router whose `gate.weight` has this shape: a .npy file, or safetensors with a tensor `x`.
+    pub fn of_router(source: &'a Source, gate: [usize; 2], allow_non_finite: bool) -> anyhow::Result<Self> {
+        let check = |input: &Input<'_>| input.check_router(gate);
+        Self::checked(source, Input::of_tokens, check, allow_non_finite)
+    }
+
+    /// x that is in no file, and known to be finite.
+    pub fn of_input(input: Input<'a>) -> Self {
+        Self { input, source: None, allow_non_finite: true }
+    }
+
+    fn checked(
+        source: &'a Source,
+        from_tensors: impl Fn(&SafeTensors<'a>) -> anyhow::Result<Input<'a>>,
+        check: impl Fn(&Input<'_>) -> anyhow::Result<()>,
+        allow_non_finite: bool,
+    ) -> anyhow::Result<Self> {
+        let checked = || {
+            let bytes: &'a [u8] = source;
+            let input = match bytes.starts_with(npy::MAGIC) {
+                true => Input::of_numbers(npy::read(bytes)?),
+                false => from_tensors(&SafeTensors::deserialize(bytes).context("neither .npy nor safetensors")?)?,
+            };
+            check(&input)?;
+            anyhow::Ok(input)
         };
-        check(&input)?;
-        match input.first_non_finite().filter(|_| !allow_non_finite) {
-            Some(found) => Err(refusal(&found)),
-            None => Ok(input),
+        let input = checked().with_context(|| source.path().display().to_string())?;
+        Ok(Self { input, source: Some(source), allow_non_finite })
+    }
+
+    /// The sequences in a range of axis 0.
+    pub fn part(&self, range: Range<usize>) -> anyhow::Result<Part<'_>> {
+        let start = range.start;
+        let part = self.input.part(range);
+        let each = part.x.len() / part.sequences().max(1);
+        self.taken(&part.x, start * each)?;
+        Ok(part)
+    }
+
+    /// Some of the tokens, counted through all sequences.
+    pub fn tokens(&self, range: Range<usize>) -> anyhow::Result<Vec<f32>> {
+        let (start, tokens) = (range.start, range.len());
+        let x = self.input.rows(range);
+        self.taken(&x, start * (x.len() / tokens.max(1)))?;
+        Ok(x)
+    }
+
+    /// Checks what was taken from a place of x on, and lets the file's pages go.
+    fn taken(&self, values: &[f32], start: usize) -> anyhow::Result<()> {
+        if let Some(source) = self.source {
+            source.release();
         }
-    };
-    checked().with_context(|| path.display().to_string())
+        match self.input.first_non_finite(values, start).filter(|_| !self.allow_non_finite) {
+            None => Ok(()),
+            Some(found) => Err(refusal(&found)).with_context(|| match self.source {
+                Some(source) => source.path().display().to_string(),
+                None => "x".into(),
+            }),
+        }
+    }
 }
 
 /// Refuses a number that is not finite, and says what would let it pass.
 pub fn refusal(found: &str) -> anyhow::Error {
     anyhow::anyhow!("{found}; --allow-non-finite lets it pass")
-}
-
-fn from_npy(bytes: &[u8]) -> anyhow::Result<Input> {
-    // A view of the numbers needs them aligned, which a vector of bytes does not promise.
-    let mut aligned = vec![0u64; bytes.len().div_ceil(size_of::<u64>())];
-    let aligned: &mut [u8] = bytemuck::cast_slice_mut(&mut aligned);
-    let aligned = &mut aligned[..bytes.len()];
-    aligned.copy_from_slice(bytes);
-    let (x, shape) = match row_major::<f32>(aligned) {
-        Err(ViewNpyError::WrongDescriptor(_)) => {
-            let (x, shape) = row_major::<f64>(aligned).map_err(|error| match error {
-                ViewNpyError::WrongDescriptor(found) => anyhow::anyhow!("its numbers are {found}, expected <f4 or <f8"),
-                other => other.into(),
-            })?;
-            (x.into_iter().map(|x| x as f32).collect(), shape)
-        }
-        result => result?,
-    };
-    Ok(Input { x, shape, lengths: None, storage: Storage::default() })
-}
-
-/// The numbers in C order, whichever order the file has them in.
-fn row_major<T: ViewElement + Clone>(bytes: &[u8]) -> Result<(Vec<T>, Vec<usize>), ViewNpyError> {
-    let view = ArrayViewD::<T>::view_npy(bytes)?;
-    let ordered: CowArray<'_, T, IxDyn> = view.as_standard_layout();
-    Ok((ordered.iter().cloned().collect(), ordered.shape().to_vec()))
 }

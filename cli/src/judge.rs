@@ -3,11 +3,11 @@
 use std::io::Write;
 
 use double_routing::{
-    Output, Settings, Weights,
+    Element, Output, Settings, Weights,
     check::{Judgement, LayerTruth},
 };
 use double_routing_common::{
-    input::Input,
+    input::Part,
     judge::{extend, pieces},
 };
 use serde_json::{Value, json};
@@ -41,28 +41,44 @@ pub fn print(judgement: &Judgement, out: &mut Out) -> anyhow::Result<()> {
     }
 }
 
-/// Judges the output of a layer with these settings.
-pub fn judge(weights: &Weights, settings: Settings, input: &Input, output: &Output) -> anyhow::Result<Judgement> {
-    let mut truth = LayerTruth::new(weights, settings).stored(input.storage.y);
-    let pieces: Vec<_> = pieces(weights, input).collect();
-    let bar = report::progress("checked", input.sequences(), pieces.len() > 1);
-    for piece in pieces {
-        bar.inc(piece.len() as u64);
-        extend(&mut truth, input, output, piece)?;
+/// What is known of a layer's output so far.
+pub struct Judge<'a> {
+    weights: &'a Weights,
+    truth: LayerTruth,
+}
+
+impl<'a> Judge<'a> {
+    /// Of the output of a layer with these settings whose y is stored in this type.
+    pub fn new(weights: &'a Weights, settings: Settings, stored: Element) -> Self {
+        Self { weights, truth: LayerTruth::new(weights, settings).stored(stored) }
     }
-    bar.finish_and_clear();
-    Ok(truth.judge())
+
+    /// Takes what came of some sequences.
+    pub fn extend(&mut self, part: &Part<'_>, output: &Output) -> anyhow::Result<()> {
+        let pieces: Vec<_> = pieces(self.weights, part).collect();
+        let bar = report::progress("checked", part.sequences(), pieces.len() > 1);
+        for piece in pieces {
+            bar.inc(piece.len() as u64);
+            extend(&mut self.truth, part, output, piece)?;
+        }
+        bar.finish_and_clear();
+        Ok(())
+    }
+
+    pub fn judgement(&self) -> Judgement {
+        self.truth.judge()
+    }
 }
 
 #[cfg(test)]
 mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
-    use double_routing::{Linear, Settings, Storage, Weights};
-    use double_routing_common::input::Input;
+    use double_routing::{Element, Linear, Output, Settings, Weights};
+    use double_routing_common::{input::Input, numbers::Numbers};
 
-    use super::judge;
-    use crate::{evaluate::Evaluator, gpu::Target};
+    use super::Judge;
+    use crate::{evaluate::Evaluator, gpu::Target, input::Rows};
 
     fn values(count: usize) -> Vec<f32> {
         (0..count).map(|at| ((at * 37 + 11) % 23) as f32 / 46.0 - 0.25).collect()
@@ -72,15 +88,16 @@ mod tests {
     fn an_error_far_below_the_size_of_y_is_found() {
         let linear = |out: usize, features: usize| Linear::new(values(out * features), [out, features], values(out));
         let weights = Weights::new(linear(6, 9), linear(1, 6), linear(5, 6), linear(4, 5)).unwrap();
-        let input = Input {
-            x: values(2 * 50 * 9),
-            shape: vec![2, 50, 9],
-            lengths: Some(vec![50, 20]),
-            storage: Storage::default(),
-        };
+        let x = Numbers::new(&values(2 * 50 * 9), vec![2, 50, 9]);
+        let rows = Rows::of_input(Input { lengths: Some(vec![50, 20]), ..Input::of_numbers(x) });
         let evaluator = Evaluator::new(&Target::Reference, &weights, Settings::default()).unwrap();
-        let right = evaluator.run(&input, None).unwrap().output;
-        let judgement = judge(&weights, Settings::default(), &input, &right).unwrap();
+        let (right, _) = evaluator.run_whole(&rows).unwrap();
+        let judged = |output: &Output| {
+            let mut judge = Judge::new(&weights, Settings::default(), Element::F32);
+            judge.extend(&rows.part(0..2).unwrap(), output).unwrap();
+            judge.judgement()
+        };
+        let judgement = judged(&right);
         assert!(judgement.passed() && judgement.worst <= 1.0, "{judgement:?}");
 
         // One element by a hundred-thousandth of itself; every element by a millionth; a weight; a NaN.
@@ -90,7 +107,7 @@ mod tests {
         wrong[2].w[3] *= 1.0001;
         wrong[3].y[0] = f32::NAN;
         for output in &wrong {
-            let judgement = judge(&weights, Settings::default(), &input, output).unwrap();
+            let judgement = judged(output);
             assert!(!judgement.passed(), "{judgement:?}");
         }
     }

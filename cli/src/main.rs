@@ -11,6 +11,7 @@ mod forward;
 mod gpu;
 mod growth;
 mod input;
+mod interrupt;
 mod judge;
 mod measure;
 mod model_config;
@@ -19,6 +20,7 @@ mod report;
 mod save;
 mod shader;
 mod source;
+mod tensors;
 mod tune;
 
 use std::{env, io, process::ExitCode};
@@ -98,7 +100,11 @@ fn main() -> ExitCode {
     };
     start_logging(arguments.verbose);
     quieten_wayland();
-    let mut out = anstream::stdout().lock();
+    #[cfg(unix)]
+    if let Err(error) = interrupt::watch() {
+        log::warn!("signals leave temporary files behind: {error}");
+    }
+    let mut out = report::Out::new();
     let result = match &arguments.command {
         Command::Adapters(arguments) => adapters::run(arguments, &mut out),
         Command::Forward(arguments) => forward::run(arguments, &mut out),

@@ -1,15 +1,57 @@
 //! What the commands print: errors and notes, tables, numbers, progress.
 
-use std::io::{self, StdoutLock, Write};
+use std::io::{self, Stderr, StdoutLock, Write};
 
-use anstream::AutoStream;
+use anstream::{AutoStream, ColorChoice};
+
 use anstyle::{AnsiColor, Style};
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
 
-/// Standard output; colours are dropped where nobody can see them.
-pub type Out = AutoStream<StdoutLock<'static>>;
+/// Where reports go. Colours are dropped where nobody can see them.
+pub enum Out {
+    Output(AutoStream<StdoutLock<'static>>),
+    /// Not locked: others have notes to make there.
+    Error(AutoStream<Stderr>),
+}
+
+impl Out {
+    /// Standard output.
+    pub fn new() -> Self {
+        Self::Output(anstream::stdout().lock())
+    }
+
+    /// Leaves standard output to results.
+    pub fn step_aside(&mut self) {
+        *self = Self::Error(anstream::stderr());
+    }
+
+    /// Whether colours are seen.
+    pub fn is_coloured(&self) -> bool {
+        let choice = match self {
+            Self::Output(stream) => stream.current_choice(),
+            Self::Error(stream) => stream.current_choice(),
+        };
+        choice != ColorChoice::Never
+    }
+}
+
+impl Write for Out {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        match self {
+            Self::Output(stream) => stream.write(bytes),
+            Self::Error(stream) => stream.write(bytes),
+        }
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        match self {
+            Self::Output(stream) => stream.flush(),
+            Self::Error(stream) => stream.flush(),
+        }
+    }
+}
 
 pub const BOLD: Style = Style::new().bold();
 pub const DIM: Style = Style::new().dimmed();

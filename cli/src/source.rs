@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::Read,
-    ops::{Deref, Range},
+    ops::Deref,
     path::{Path, PathBuf},
 };
 
@@ -51,21 +51,15 @@ impl Source {
         &self.path
     }
 
-    /// Gives the memory of some of the bytes back; they are read from the file again when they are used again.
-    pub fn release(&self, range: Range<usize>) {
+    /// Gives the memory back that the bytes take which were used; they are read from the file again when they are used again.
+    pub fn release(&self) {
         #[cfg(unix)]
-        if let Bytes::Mapped(map) = &self.bytes
-            && !range.is_empty()
-        {
+        if let Bytes::Mapped(map) = &self.bytes {
             // SAFETY: nothing is ever written to this mapping, so pages that are dropped are those of the file.
-            let released =
-                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
-            if let Err(error) = released {
+            if let Err(error) = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) } {
                 log::debug!("{}: {error}", self.path.display());
             }
         }
-        #[cfg(not(unix))]
-        let _ = range;
     }
 }
 

@@ -2,11 +2,11 @@
 //! `examples/training/train.py` made the model.
 
 use anyhow::{Context, ensure};
-use double_routing::{Output, Storage, Values, Weights};
+use double_routing::{Output, Values, Weights};
 use safetensors::SafeTensors;
 use serde::Serialize;
 
-use crate::input::Input;
+use crate::{input::Input, numbers::Numbers};
 
 /// A table of token vectors, and the layer behind it.
 #[derive(Debug)]
@@ -66,7 +66,7 @@ impl Model {
     }
 
     /// The sentences' tokens, padded to the longest sentence.
-    pub fn input(&self, sentences: &[&str]) -> Input {
+    pub fn input(&self, sentences: &[&str]) -> Input<'static> {
         let features = self.weights.dimensions().input;
         let lengths: Vec<usize> = sentences.iter().map(|sentence| sentence.chars().count()).collect();
         let longest = lengths.iter().copied().max().unwrap_or(0);
@@ -78,12 +78,12 @@ impl Model {
             x.resize((place + 1) * longest * features, 0.0);
         }
         let lengths = lengths.into_iter().map(|length| length as u32).collect();
-        let shape = vec![sentences.len(), longest, features];
-        Input { x, shape, lengths: Some(lengths), storage: Storage::default() }
+        let x = Numbers::new(&x, vec![sentences.len(), longest, features]);
+        Input { lengths: Some(lengths), ..Input::of_numbers(x) }
     }
 
     /// What the layer's results say about the sentences. Padding has weight 0, but y is d there, not 0: it is left out.
-    pub fn readings(&self, sentences: &[&str], input: &Input, output: &Output) -> Vec<Reading> {
+    pub fn readings(&self, sentences: &[&str], input: &Input<'_>, output: &Output) -> Vec<Reading> {
         let classes = self.labels.len();
         let longest = input.tokens_each();
         let reading = |(place, sentence): (usize, &&str)| {

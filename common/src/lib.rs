@@ -5,3 +5,5 @@ pub mod heat;
 pub mod input;
 pub mod judge;
 pub mod languages;
+pub mod npy;
+pub mod numbers;

@@ -2,7 +2,6 @@
 
 use std::io::{self, Write};
 
-use anstream::ColorChoice;
 use anstyle::{Ansi256Color, Style};
 use double_routing_common::{heat::strength, languages::Reading};
 
@@ -33,7 +32,7 @@ pub fn print(out: &mut Out, reading: &Reading) -> io::Result<()> {
         write!(out, "{style}{}{style:#}", visible(character))?;
     }
     writeln!(out)?;
-    if out.current_choice() != ColorChoice::Never {
+    if out.is_coloured() {
         return Ok(());
     }
     let mut shares: Vec<_> = reading.shares().enumerate().collect();

@@ -8,7 +8,7 @@ use std::{io::Write, path::PathBuf};
 
 use anyhow::ensure;
 use clap::builder::NonEmptyStringValueParser;
-use double_routing::{Settings, check::Judgement};
+use double_routing::{Element, Settings, check::Judgement};
 use double_routing_common::languages::{Guess, Model, Reading};
 use serde::Serialize;
 
@@ -17,7 +17,8 @@ use crate::{
     canvas::columns,
     evaluate::Evaluator,
     gpu::{Selection, Target},
-    judge::{self, judge},
+    input::Rows,
+    judge::{self, Judge},
     report::{self, BAD, BOLD, DIM, GOOD, Out},
     save::Destination,
 };
@@ -84,9 +85,9 @@ struct Tally {
 impl Demo<'_> {
     /// Tells the language of one text.
     fn tell(&self, text: &str, out: &mut Out) -> anyhow::Result<Reading> {
-        let input = self.model.input(&[text]);
-        let output = self.evaluator.run(&input, None)?.output;
-        let reading = self.model.readings(&[text], &input, &output).remove(0);
+        let rows = Rows::of_input(self.model.input(&[text]));
+        let (output, _) = self.evaluator.run_whole(&rows)?;
+        let reading = self.model.readings(&[text], &rows.input, &output).remove(0);
         let guesses = self.model.guesses(&reading);
         if self.arguments.json {
             let value = serde_json::json!({
@@ -117,14 +118,16 @@ impl Demo<'_> {
     fn held_out(&self, out: &mut Out) -> anyhow::Result<(Vec<Reading>, Verdict)> {
         let held_out = HeldOut::embedded(&self.model)?;
         let sentences: Vec<&str> = held_out.sentences.iter().map(|sentence| sentence.text).collect();
-        let input = self.model.input(&sentences);
+        let rows = Rows::of_input(self.model.input(&sentences));
         if matches!(self.target, Target::Device(_)) {
             // Compiles the kernels, which is no part of the time below.
-            self.evaluator.run(&input, None)?;
+            self.evaluator.run_whole(&rows)?;
         }
-        let run = self.evaluator.run(&input, None)?;
-        let judgement = judge(&self.model.weights, Settings::default(), &input, &run.output)?;
-        let readings = self.model.readings(&sentences, &input, &run.output);
+        let (output, run) = self.evaluator.run_whole(&rows)?;
+        let mut judge = Judge::new(&self.model.weights, Settings::default(), Element::F32);
+        judge.extend(&rows.part(0..sentences.len())?, &output)?;
+        let judgement = judge.judgement();
+        let readings = self.model.readings(&sentences, &rows.input, &output);
         ensure!(readings.len() == held_out.sentences.len(), "{} readings", readings.len());
 
         let told = || readings.iter().zip(&held_out.sentences);

@@ -1,6 +1,6 @@
 //! A router or a block on a device or on the CPU, run over any number of tokens in batches.
 
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use double_routing::{
     Error, Gpu, Result, Storage, Values,
@@ -13,7 +13,9 @@ use super::{
     weights::Weights,
 };
 use crate::{
+    evaluate::Run,
     gpu::{Target, wait},
+    input::Rows,
     report,
 };
 
@@ -38,14 +40,6 @@ pub struct Output {
     /// Of a block only.
     pub y: Option<Vec<f32>>,
     pub routing: Routing,
-}
-
-/// What came of a run.
-#[derive(Debug)]
-pub struct Run {
-    pub output: Output,
-    pub batches: usize,
-    pub elapsed: Duration,
 }
 
 /// Device memory that a batch may take: well beyond what keeps a GPU busy, well below what a small one has.
@@ -81,34 +75,40 @@ impl<'a> Evaluator<'a> {
         })
     }
 
-    /// Runs every token, `batch` at a time or as many as fit. Where the device runs out of memory, half as many.
-    pub fn run(&self, x: &[f32], storage: Storage, batch: Option<usize>) -> Result<Run> {
-        let features = self.weights.router().shape[1];
-        let tokens = x.len() / features;
+    /// Runs every token, `batch` at a time or as many as fit, and hands over what comes of each batch. Where the device runs out of memory,
+    /// half as many.
+    pub fn run(
+        &self,
+        rows: &Rows<'_>,
+        batch: Option<usize>,
+        mut results: impl FnMut(&[f32], Output) -> anyhow::Result<()>,
+    ) -> anyhow::Result<Run> {
+        let tokens = rows.input.tokens();
         let mut batch = batch.unwrap_or_else(|| self.fitting_batch()).clamp(1, tokens.max(1));
         let bar = report::progress("tokens", tokens, batch < tokens);
-        let start = Instant::now();
-        let routing = Routing { ids: vec![], gates: vec![], counts: vec![0; self.config.paths], margin: vec![] };
-        let mut output = Output { y: self.weights.block().map(|_| Vec::new()), routing };
-        let (mut done, mut batches) = (0, 0);
+        let mut run = Run::default();
+        let mut done = 0;
         while done < tokens {
             let count = batch.min(tokens - done);
-            match self.run_batch(&x[done * features..][..count * features], count, storage) {
-                Ok(of_batch) => {
-                    append(&mut output, of_batch);
-                    batches += 1;
+            let start = Instant::now();
+            let x = rows.tokens(done..done + count)?;
+            match self.run_batch(&x, count, rows.input.storage) {
+                Ok(output) => {
+                    run.elapsed += start.elapsed();
+                    run.batches += 1;
                     done += count;
+                    results(&x, output)?;
                     bar.inc(count as u64);
                 }
                 Err(Error::OutOfMemory(reason)) if count > 1 => {
                     batch = count / 2;
                     bar.suspend(|| report::note(&format!("{reason}: going on with {batch} tokens at a time")));
                 }
-                Err(error) => return Err(error),
+                Err(error) => return Err(error.into()),
             }
         }
         bar.finish_and_clear();
-        Ok(Run { output, batches, elapsed: start.elapsed() })
+        Ok(run)
     }
 
     fn run_batch(&self, x: &[f32], tokens: usize, storage: Storage) -> Result<Output> {
@@ -158,14 +158,17 @@ impl<'a> Evaluator<'a> {
     }
 }
 
-/// The tokens of `more` behind those of `output`.
-fn append(output: &mut Output, more: Output) {
-    let Output { y, routing } = more;
-    if let (Some(all), Some(y)) = (&mut output.y, y) {
-        all.extend(y);
+#[cfg(test)]
+impl Output {
+    /// The tokens of `more` behind these.
+    pub fn append(&mut self, more: Self) {
+        let Self { y, routing } = more;
+        if let (Some(all), Some(y)) = (&mut self.y, y) {
+            all.extend(y);
+        }
+        self.routing.ids.extend(routing.ids);
+        self.routing.gates.extend(routing.gates);
+        self.routing.margin.extend(routing.margin);
+        self.routing.counts.iter_mut().zip(routing.counts).for_each(|(sum, count)| *sum += count);
     }
-    output.routing.ids.extend(routing.ids);
-    output.routing.gates.extend(routing.gates);
-    output.routing.margin.extend(routing.margin);
-    output.routing.counts.iter_mut().zip(routing.counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
 }

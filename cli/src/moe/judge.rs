@@ -8,7 +8,7 @@ use std::{collections::BTreeSet, io::Write};
 
 use double_routing::{
     Element, Values,
-    moe::RouterConfig,
+    moe::{RouterConfig, Routing},
     reference::{
         PathRule, PathScore, PathsOfRow, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths,
         score_bound,
@@ -58,30 +58,49 @@ const FLOOR: f64 = 1e-6;
 const PIECE: usize = 1 << 20;
 
 /// Judges ids, gates, counts, margins and y, which was stored in this type: what plain f32 loops compute is rounded to it too.
-pub fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output, stored: Element) -> Judgement {
-    let router = ReferenceRouter::new(weights.router(), config);
-    let mut truth = Truth::new(config);
-    let (features, per_token) = (weights.router().shape[1], config.per_token);
-    let tokens = x.len() / features;
-    let step = (PIECE / features.max(config.paths)).max(1);
-    // A block takes far longer than its router.
-    let step = if weights.block().is_some() { step.min(16) } else { step };
-    let bar = report::progress("checked", tokens, step < tokens);
-    for start in (0..tokens).step_by(step) {
-        let range = start..tokens.min(start + step);
-        let x = &x[start * features..range.end * features];
-        let slots = start * per_token..range.end * per_token;
-        let ids = &output.routing.ids[slots.clone()];
-        let of_piece = truth.routes(&router, x, ids, &output.routing.margin[range.clone()]);
-        if let (Some(weights), Some(y), Some(Gates { exact, plain })) = (weights.block(), &output.y, of_piece) {
-            let (exact, plain) = (block::<f64>(weights, x, ids, exact), block::<f32>(weights, x, ids, plain));
-            let plain = Values::rounded(&plain, stored).to_f32();
-            truth.products(&y[start * features..range.end * features], &exact, &plain);
-        }
-        bar.inc(range.len() as u64);
+pub struct Judge<'a> {
+    weights: &'a Weights,
+    router: ReferenceRouter,
+    stored: Element,
+    truth: Truth,
+}
+
+impl<'a> Judge<'a> {
+    pub fn new(weights: &'a Weights, config: RouterConfig, stored: Element) -> Self {
+        Self { weights, router: ReferenceRouter::new(weights.router(), config), stored, truth: Truth::new(config) }
     }
-    bar.finish_and_clear();
-    truth.judge(output)
+
+    /// Takes what came of some tokens.
+    pub fn extend(&mut self, x: &[f32], output: &Output) {
+        let Self { weights, router, stored, truth } = self;
+        let (features, per_token) = (weights.router().shape[1], truth.config.per_token);
+        let tokens = x.len() / features;
+        let step = (PIECE / features.max(truth.config.paths)).max(1);
+        // A block takes far longer than its router.
+        let step = if weights.block().is_some() { step.min(16) } else { step };
+        let bar = report::progress("checked", tokens, step < tokens);
+        for start in (0..tokens).step_by(step) {
+            let range = start..tokens.min(start + step);
+            let x = &x[start * features..range.end * features];
+            let slots = start * per_token..range.end * per_token;
+            let ids = &output.routing.ids[slots.clone()];
+            let of_piece = truth.routes(router, x, ids, &output.routing.margin[range.clone()]);
+            if let (Some(weights), Some(y), Some(Gates { exact, plain })) = (weights.block(), &output.y, of_piece) {
+                let (exact, plain) = (block::<f64>(weights, x, ids, exact), block::<f32>(weights, x, ids, plain));
+                let plain = Values::rounded(&plain, *stored).to_f32();
+                truth.products(&y[start * features..range.end * features], &exact, &plain);
+            }
+            bar.inc(range.len() as u64);
+        }
+        bar.finish_and_clear();
+        truth.given.extend(&output.routing.gates);
+        truth.count(&output.routing);
+    }
+
+    pub fn judgement(self) -> Judgement {
+        let has_y = self.weights.block().is_some();
+        self.truth.judge(has_y)
+    }
 }
 
 /// What is known of the tokens so far.
@@ -96,6 +115,8 @@ struct Truth {
     plain: Vec<f64>,
     /// What f32 may lose in the scores of gates whose logits are exact.
     bound: Vec<f64>,
+    /// The gates that are judged.
+    given: Vec<f32>,
     /// Sums of squares: of y, of its error, and of that of plain f32 loops.
     squares: [f64; 3],
 }
@@ -118,6 +139,7 @@ impl Truth {
             exact: Vec::new(),
             plain: Vec::new(),
             bound: Vec::new(),
+            given: Vec::new(),
             squares: [0.0; 3],
         }
     }
@@ -161,20 +183,24 @@ impl Truth {
         }
     }
 
-    fn judge(mut self, output: &Output) -> Judgement {
+    /// Holds what was counted of some tokens against their ids.
+    fn count(&mut self, routing: &Routing) {
         let mut counts = vec![0; self.config.paths];
-        for &id in &output.routing.ids {
+        for &id in &routing.ids {
             if let Some(count) = counts.get_mut(id as usize) {
                 *count += 1;
             }
         }
-        if let Some(path) = (0..counts.len()).find(|&path| output.routing.counts[path] != counts[path]) {
-            let counted = output.routing.counts[path];
+        if let Some(path) = (0..counts.len()).find(|&path| routing.counts[path] != counts[path]) {
+            let counted = routing.counts[path];
             self.fault.get_or_insert_with(|| format!("path {path} has {} tokens, {counted} counted", counts[path]));
         }
+    }
 
-        let gates = self.gates(&output.routing.gates);
-        let y = output.y.as_ref().map(|_| self.y());
+    fn judge(mut self, has_y: bool) -> Judgement {
+        let given = std::mem::take(&mut self.given);
+        let gates = self.gates(&given);
+        let y = has_y.then(|| self.y());
         Judgement {
             tokens: self.tokens,
             same: self.same,
@@ -379,13 +405,15 @@ mod tests {
     #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
 
     use double_routing::{
-        Element, Storage, Values,
+        Element, Values,
         kernels::{GroupLimit, GroupScore, PathChoice, Score},
         moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights},
     };
 
-    use super::{Judgement, Output, Weights, judge};
-    use crate::{gpu::Target, moe::evaluate::Evaluator};
+    use double_routing_common::{input::Input, numbers::Numbers};
+
+    use super::{Judge, Judgement, Output, Weights};
+    use crate::{gpu::Target, input::Rows, moe::evaluate::Evaluator};
 
     fn values(count: usize) -> Vec<f32> {
         (0..count).map(|at| ((at * 37 + 11) % 1009) as f32 / 504.5 - 1.0).collect()
@@ -403,9 +431,21 @@ mod tests {
         };
         let weights = Weights::Block(Box::new(block));
         let evaluator = Evaluator::new(&Target::Reference, &weights, config, false).unwrap();
-        let mut output = evaluator.run(x, Storage::default(), Some(7)).unwrap().output;
+        let rows = Rows::of_input(Input::of_numbers(Numbers::new(x, vec![x.len() / features, features])));
+        let mut whole: Option<Output> = None;
+        let each = |_: &[f32], output| {
+            match &mut whole {
+                Some(whole) => whole.append(output),
+                None => whole = Some(output),
+            }
+            Ok(())
+        };
+        evaluator.run(&rows, Some(7), each).unwrap();
+        let mut output = whole.unwrap();
         change(&mut output);
-        judge(&weights, config, x, &output, Element::F32)
+        let mut judge = Judge::new(&weights, config, Element::F32);
+        judge.extend(x, &output);
+        judge.judgement()
     }
 
     fn config() -> RouterConfig {

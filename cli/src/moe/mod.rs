@@ -6,26 +6,36 @@ mod picture;
 mod reference;
 mod weights;
 
-use std::{io::Write, num::NonZeroUsize, path::PathBuf};
+use std::{
+    io::Write,
+    num::NonZeroUsize,
+    path::{Path, PathBuf},
+};
 
-use anyhow::Context;
-use double_routing::{Storage, Values, bytemuck, moe::Routing};
+use anyhow::{Context, ensure};
+use double_routing::{
+    Storage, Values, bytemuck,
+    moe::{RouterConfig, Routing},
+};
 use double_routing_common::input::Input;
-use safetensors::{Dtype, tensor::TensorView};
+use safetensors::Dtype;
 use serde_json::{Value, json};
 
 use crate::{
     Verdict,
+    evaluate::Run,
     forward::typed,
     gpu::{Selection, Target},
-    input::{self, OutputType},
+    input::{self, OutputType, Rows},
     model_config::ModelConfig,
     report::{self, BOLD, Out},
-    save::Destination,
+    save::{self, Destination},
+    source::Source,
+    tensors::Tensors,
 };
-use evaluate::{Evaluator, Output, Run};
-use judge::{Judgement, judge};
-use picture::{Picture, Scene};
+use evaluate::{Evaluator, Output};
+use judge::{Judge, Judgement};
+use picture::{Cells, Picture, Scene};
 use weights::{Files, Weights};
 
 /// What --help has to say of the configuration.
@@ -95,29 +105,66 @@ const CLOSE: f32 = 1e-6;
 
 pub fn run(part: Part, arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let Arguments { allow_non_finite, .. } = *arguments;
+    save::apart(&arguments.read(), &arguments.written())?;
     let config = read_config(arguments)?;
     let prefix = arguments.prefix.as_deref();
     let (weights, prefix) = Files::read(&arguments.weights)?.weights(prefix, &config, part, allow_non_finite)?;
-    let mut input = input::read_tokens(&arguments.input, weights.router().shape, allow_non_finite)?;
-    input.storage.y = arguments.output_type.into();
+    let source = Source::open(&arguments.input)?;
+    let mut rows = Rows::of_router(&source, weights.router().shape, allow_non_finite)?;
+    rows.input.storage.y = arguments.output_type.into();
     let destination = Destination::new(&arguments.output)?;
     let picture = arguments.picture.as_deref().map(Picture::new).transpose()?;
+    if destination.is_standard_output() {
+        ensure!(!arguments.json, "--output and --json would both go to standard output");
+        out.step_aside();
+    }
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &weights, config.router, arguments.batch_invariant)?;
-    let run = evaluator.run(&input.x, input.storage, arguments.batch.map(NonZeroUsize::get))?;
-    if let Some(picture) = picture {
-        picture.save(&Scene::new(&config, &run.output.routing))?;
+    let mut results = Results::new(arguments, &weights, &config, &rows.input, destination)?;
+    let batch = arguments.batch.map(NonZeroUsize::get);
+    let run = evaluator.run(&rows, batch, |x, output| results.take(x, output))?;
+    let Results { mut tensors, counts, least_margin, close, cells, judge, .. } = results;
+    tensors.extend("counts", bytemuck::cast_slice(&counts))?;
+    if let Some((picture, cells)) = picture.zip(cells) {
+        picture.save(&Scene::new(&config, cells, &counts))?;
     }
-    write(&input, &run.output, &config, destination)?;
-    let judgement = arguments.check.then(|| judge(&weights, config.router, &input.x, &run.output, input.storage.y));
+    tensors.commit()?;
 
-    let report = Report { arguments, config, target, weights, prefix, input, run, judgement };
+    let judgement = judge.map(Judge::judgement);
+    let report = Report {
+        arguments,
+        config: &config,
+        target,
+        weights: &weights,
+        prefix,
+        input: &rows.input,
+        counts,
+        least_margin,
+        close,
+        run,
+        judgement,
+    };
     if arguments.json {
         report.print_json(out)?;
     } else {
         report.print(out)?;
     }
     Ok(report.judgement.is_none_or(|judgement| judgement.passed).into())
+}
+
+impl Arguments {
+    /// The files that are read, with the options that name them.
+    fn read(&self) -> Vec<(&str, &Path)> {
+        let weights = self.weights.iter().map(|path| ("--weights", &**path));
+        let own = [("--config", &*self.config), ("--input", &*self.input)];
+        own.into_iter().chain(weights).chain(self.selection.read()).collect()
+    }
+
+    /// Those that are written.
+    fn written(&self) -> Vec<(&str, &Path)> {
+        let picture = self.picture.as_deref().map(|path| ("--picture", path));
+        [("--output", &*self.output)].into_iter().chain(picture).collect()
+    }
 }
 
 fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
@@ -130,22 +177,69 @@ fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
     config.with_context(|| path.display().to_string())
 }
 
-fn write(input: &Input, output: &Output, config: &ModelConfig, mut destination: Destination) -> anyhow::Result<()> {
-    let Output { y, routing: Routing { ids, gates, counts, margin } } = output;
-    let of_slots = || vec![input.tokens(), config.router.per_token];
-    let mut tensors = vec![
-        ("ids", TensorView::new(Dtype::U32, of_slots(), bytemuck::cast_slice(ids))?),
-        ("gates", TensorView::new(Dtype::F32, of_slots(), bytemuck::cast_slice(gates))?),
-        ("counts", TensorView::new(Dtype::U32, vec![counts.len()], bytemuck::cast_slice(counts))?),
-        ("margin", TensorView::new(Dtype::F32, vec![margin.len()], bytemuck::cast_slice(margin))?),
-    ];
-    let y = y.as_ref().map(|y| Values::rounded(y, input.storage.y));
-    if let Some(y) = &y {
-        tensors.push(("y", TensorView::new(input::dtype(y.element()), input.shape.clone(), y.bytes())?));
+/// What comes of the batches.
+struct Results<'a> {
+    tensors: Tensors,
+    storage: Storage,
+    counts: Vec<u32>,
+    /// Infinite where no path was rejected.
+    least_margin: f32,
+    /// Tokens between whose last chosen and first rejected path there is next to nothing.
+    close: usize,
+    cells: Option<Cells>,
+    judge: Option<Judge<'a>>,
+}
+
+impl<'a> Results<'a> {
+    fn new(
+        arguments: &Arguments,
+        weights: &'a Weights,
+        config: &ModelConfig,
+        input: &Input<'_>,
+        destination: Destination,
+    ) -> anyhow::Result<Self> {
+        let (tokens, storage) = (input.tokens(), input.storage);
+        let RouterConfig { paths, per_token, .. } = config.router;
+        let mut tensors = vec![
+            ("ids", Dtype::U32, vec![tokens, per_token]),
+            ("gates", Dtype::F32, vec![tokens, per_token]),
+            ("counts", Dtype::U32, vec![paths]),
+            ("margin", Dtype::F32, vec![tokens]),
+        ];
+        if weights.block().is_some() {
+            tensors.push(("y", input::dtype(storage.y), input.shape().to_vec()));
+        }
+        Ok(Self {
+            tensors: Tensors::new(destination, tensors)?,
+            storage,
+            counts: vec![0; paths],
+            least_margin: f32::INFINITY,
+            close: 0,
+            cells: arguments.picture.is_some().then(|| Cells::new(config, tokens)),
+            judge: arguments.check.then(|| Judge::new(weights, config.router, storage.y)),
+        })
     }
-    let bytes = safetensors::serialize(tensors, None)?;
-    destination.file().write_all(&bytes).context("cannot write the output")?;
-    destination.commit()
+
+    fn take(&mut self, x: &[f32], output: Output) -> anyhow::Result<()> {
+        if let Some(judge) = &mut self.judge {
+            judge.extend(x, &output);
+        }
+        let Output { y, routing } = output;
+        if let Some(cells) = &mut self.cells {
+            cells.extend(&routing);
+        }
+        let Routing { ids, gates, counts, margin } = routing;
+        self.tensors.extend("ids", bytemuck::cast_slice(&ids))?;
+        self.tensors.extend("gates", bytemuck::cast_slice(&gates))?;
+        self.tensors.extend("margin", bytemuck::cast_slice(&margin))?;
+        if let Some(y) = y {
+            self.tensors.extend("y", Values::rounded(&y, self.storage.y).bytes())?;
+        }
+        self.counts.iter_mut().zip(counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
+        self.least_margin = margin.iter().copied().fold(self.least_margin, f32::min);
+        self.close += margin.iter().filter(|&&margin| margin < CLOSE).count();
+        Ok(())
+    }
 }
 
 /// How tokens are spread over paths.
@@ -176,33 +270,26 @@ impl Load {
 
 struct Report<'a> {
     arguments: &'a Arguments,
-    config: ModelConfig,
+    config: &'a ModelConfig,
     target: Target,
-    weights: Weights,
+    weights: &'a Weights,
     prefix: String,
-    input: Input,
+    input: &'a Input<'a>,
+    counts: Vec<u32>,
+    least_margin: f32,
+    close: usize,
     run: Run,
     judgement: Option<Judgement>,
 }
 
 impl Report<'_> {
-    fn routing(&self) -> &Routing {
-        &self.run.output.routing
-    }
-
     /// The share of tokens between whose last chosen and first rejected path there is next to nothing.
     fn close(&self) -> f64 {
-        let margin = &self.routing().margin;
-        margin.iter().filter(|&&margin| margin < CLOSE).count() as f64 / margin.len().max(1) as f64
-    }
-
-    /// Infinite where no path was rejected.
-    fn least_margin(&self) -> f32 {
-        self.routing().margin.iter().copied().fold(f32::INFINITY, f32::min)
+        self.close as f64 / self.input.tokens().max(1) as f64
     }
 
     fn print_json(&self, out: &mut Out) -> anyhow::Result<()> {
-        let load = Load::new(&self.routing().counts);
+        let load = Load::new(&self.counts);
         let router = self.weights.router();
         let experts = self.weights.block().map(|block| {
             json!({
@@ -217,10 +304,10 @@ impl Report<'_> {
             "gate": router.shape,
             "correction_bias": router.correction_bias.is_some(),
             "experts": experts,
-            "x": self.input.shape,
+            "x": self.input.shape(),
             "types": { "x": self.input.storage.x.to_string(), "y": self.input.storage.y.to_string() },
             "tokens": self.input.tokens(),
-            "counts": self.routing().counts,
+            "counts": self.counts,
             "load": {
                 "max": load.most,
                 "mean": load.mean,
@@ -228,11 +315,11 @@ impl Report<'_> {
                 "busiest": load.busiest,
                 "idle": load.idle,
             },
-            "margin": { "least": self.least_margin(), "share_below_1e-6": self.close() },
+            "margin": { "least": self.least_margin, "share_below_1e-6": self.close() },
             "batches": self.run.batches,
             "seconds": self.run.elapsed.as_secs_f64(),
-            "output": self.arguments.output,
-            "picture": self.arguments.picture,
+            "output": self.arguments.output.display().to_string(),
+            "picture": self.arguments.picture.as_ref().map(|path| path.display().to_string()),
             "check": self.judgement,
         });
         report::json(out, &value)
@@ -245,23 +332,24 @@ impl Report<'_> {
         writeln!(out, "{BOLD}router{BOLD:#}   {}: {}{bias}", self.config.name(), self.config.rule())?;
         writeln!(out, "{BOLD}weights{BOLD:#}  {}gate.weight {:?}{}", self.prefix, router.shape, self.experts())?;
         let Storage { x: of_x, y: of_y } = self.input.storage;
-        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}", self.input.shape, typed(of_x))?;
-        let load = Load::new(&self.routing().counts);
+        writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}", self.input.shape(), typed(of_x))?;
+        let load = Load::new(&self.counts);
         let row = [
             report::count(self.input.tokens() as u64),
             format!("{} of {}", self.config.router.per_token, self.config.router.paths),
             format!("{} ({} tokens)", load.busiest, report::count(load.most.into())),
             format!("{:.2} × mean", load.imbalance()),
             load.idle.to_string(),
-            format!("{:.2e}", self.least_margin()),
+            format!("{:.2e}", self.least_margin),
         ];
         let header = ["tokens", "paths a token", "busiest path", "its load", "idle paths", "least margin"];
         report::print_table(out, &report::table(header, 0, [row]))?;
         if self.close() > 0.0 {
             writeln!(out, "  {:.2} % of the tokens have a margin below {CLOSE:e}", 100.0 * self.close())?;
         }
-        let Run { output, batches, elapsed } = &self.run;
-        let y = output.y.as_ref().map_or_else(String::new, |_| format!("y {:?}{}, ", self.input.shape, typed(of_y)));
+        let Run { batches, elapsed } = &self.run;
+        let y =
+            self.weights.block().map_or_else(String::new, |_| format!("y {:?}{}, ", self.input.shape(), typed(of_y)));
         let (slots, paths) = ([self.input.tokens(), self.config.router.per_token], self.config.router.paths);
         let name = self.arguments.output.display();
         writeln!(

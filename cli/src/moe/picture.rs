@@ -139,14 +139,48 @@ const WEAKEST: f64 = 0.2;
 /// Most gates of a softmax are far below the strongest; with an exponent below 1 they differ more.
 const DARKER: f64 = 0.7;
 
-/// What is drawn, and where.
-pub struct Scene<'a> {
-    config: &'a ModelConfig,
-    routing: &'a Routing,
+/// The gates of the picture's rows, as they come.
+pub struct Cells {
+    paths: usize,
+    per_token: usize,
     tokens: usize,
+    /// Tokens that have come.
+    done: usize,
     /// Tokens in a row: more than one where there are more than rows.
     binned: usize,
     /// A row's gate for each path, row after row; the mean of the tokens in it. NaN where none has the path.
+    cells: Vec<f64>,
+}
+
+impl Cells {
+    pub fn new(config: &ModelConfig, tokens: usize) -> Self {
+        let (paths, per_token) = (config.router.paths, config.router.per_token);
+        let binned = tokens.div_ceil(HIGHEST).max(1);
+        let cells = vec![f64::NAN; tokens.div_ceil(binned) * paths];
+        Self { paths, per_token, tokens, done: 0, binned, cells }
+    }
+
+    /// Takes the routing of the tokens that come next.
+    pub fn extend(&mut self, routing: &Routing) {
+        let Self { paths, per_token, tokens, binned, .. } = *self;
+        for (slot, (&id, &gate)) in routing.ids.iter().zip(&routing.gates).enumerate() {
+            let token = self.done + slot / per_token;
+            if (id as usize) < paths {
+                let cell = &mut self.cells[token / binned * paths + id as usize];
+                let in_row = binned.min(tokens - token / binned * binned);
+                *cell = if cell.is_nan() { 0.0 } else { *cell } + f64::from(gate.abs()) / in_row as f64;
+            }
+        }
+        self.done += routing.margin.len();
+    }
+}
+
+/// What is drawn, and where.
+pub struct Scene<'a> {
+    config: &'a ModelConfig,
+    counts: &'a [u32],
+    tokens: usize,
+    binned: usize,
     cells: Vec<f64>,
     /// The weakest and the strongest gate.
     range: [f64; 2],
@@ -158,19 +192,8 @@ pub struct Scene<'a> {
 }
 
 impl<'a> Scene<'a> {
-    pub fn new(config: &'a ModelConfig, routing: &'a Routing) -> Self {
-        let (paths, per_token) = (config.router.paths, config.router.per_token);
-        let tokens = routing.margin.len();
-        let binned = tokens.div_ceil(HIGHEST).max(1);
-        let mut cells = vec![f64::NAN; tokens.div_ceil(binned) * paths];
-        for (slot, (&id, &gate)) in routing.ids.iter().zip(&routing.gates).enumerate() {
-            let token = slot / per_token;
-            if (id as usize) < paths {
-                let cell = &mut cells[token / binned * paths + id as usize];
-                let in_row = binned.min(tokens - token / binned * binned);
-                *cell = if cell.is_nan() { 0.0 } else { *cell } + f64::from(gate.abs()) / in_row as f64;
-            }
-        }
+    pub fn new(config: &'a ModelConfig, cells: Cells, counts: &'a [u32]) -> Self {
+        let Cells { paths, tokens, binned, cells, .. } = cells;
         let gates = || cells.iter().copied().filter(|gate| !gate.is_nan());
         let strongest = gates().fold(0.0, f64::max);
         let range = [gates().fold(strongest, f64::min), strongest];
@@ -179,8 +202,8 @@ impl<'a> Scene<'a> {
             .map(|(fitting, [least, most])| fitting.clamp(least, most) as i32);
         let cell = [width, height];
         let groups = config.router.choice.groups.map_or(1, |limit| limit.groups as usize);
-        let load = Load::new(&routing.counts);
-        Self { config, routing, tokens, binned, cells, range, cell, group: paths / groups, load }
+        let load = Load::new(counts);
+        Self { config, counts, tokens, binned, cells, range, cell, group: paths / groups, load }
     }
 
     fn paths(&self) -> usize {
@@ -263,7 +286,7 @@ impl<'a> Scene<'a> {
         surface.text(&self.busiest(), [MARGIN, bottom - BARS - LINE / 2 - 5], HPos::Left, Style::Plain)?;
         let height = |count: f64| (f64::from(BARS) * count / f64::from(self.load.most.max(1))).round() as i32;
         let space = i32::from(self.cell[0] > 3);
-        for (path, &count) in self.routing.counts.iter().enumerate() {
+        for (path, &count) in self.counts.iter().enumerate() {
             let height = height(count.into());
             surface.fill([self.column(path), bottom - height], [self.cell[0] - space, height], BAR)?;
         }
