@@ -85,6 +85,8 @@ impl Evaluator {
                     run.output.indices.extend(output.indices);
                     run.output.ids.extend(output.ids);
                     run.output.gates.extend(output.gates);
+                    run.output.logits.extend(output.logits);
+                    run.output.path_logits.extend(output.path_logits);
                     run.batches += 1;
                     done += count;
                     bar.inc(count as u64);
@@ -145,12 +147,22 @@ impl Batches<'_> {
                 let count = positions.and_then(|&positions| selection.count(positions));
                 let routed = TwoLevels { count, ..levels.clone() }.forward(layer, &exact, shape, *lengths);
                 let rounded = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
+                let mut logits = rounded(routed.dense.logits);
+                if let Some(lengths) = lengths {
+                    let inner: usize = shape[2..shape.len().max(3) - 1].iter().product();
+                    let each = (logits.len() / lengths.len().max(1)).max(1);
+                    for (logits, &length) in logits.chunks_mut(each).zip(*lengths) {
+                        logits.iter_mut().skip(length as usize * inner).for_each(|logit| *logit = 0.0);
+                    }
+                }
                 return Ok(Output {
                     y: Values::rounded(&rounded(routed.y), self.storage.y).to_f32(),
                     w: rounded(routed.dense.w),
                     indices: routed.indices,
                     ids: routed.ids,
                     gates: rounded(routed.gates),
+                    logits,
+                    path_logits: rounded(routed.path_logits),
                 });
             }
         };

@@ -88,7 +88,8 @@ impl<'a> Evaluator<'a> {
         let mut batch = batch.unwrap_or_else(|| self.fitting_batch()).clamp(1, tokens.max(1));
         let bar = report::progress("tokens", tokens, batch < tokens);
         let start = Instant::now();
-        let routing = Routing { ids: vec![], gates: vec![], counts: vec![0; self.config.paths], margin: vec![] };
+        let counts = vec![0; self.config.paths];
+        let routing = Routing { ids: vec![], gates: vec![], counts, margin: vec![], logits: vec![] };
         let mut output = Output { y: self.weights.block().map(|_| Vec::new()), routing };
         let (mut done, mut batches) = (0, 0);
         while done < tokens {
@@ -119,7 +120,7 @@ impl<'a> Evaluator<'a> {
             }
             On::Block(block) => {
                 let shape = [tokens, block.router().features()];
-                let MoeOutput { y, routing } = wait(block.router().gpu(), block.run_with(x, &shape, storage))?;
+                let MoeOutput { y, routing, .. } = wait(block.router().gpu(), block.run_with(x, &shape, storage))?;
                 Ok(Output { y: Some(y), routing })
             }
             On::Reference(router) => {
@@ -167,5 +168,6 @@ fn append(output: &mut Output, more: Output) {
     output.routing.ids.extend(routing.ids);
     output.routing.gates.extend(routing.gates);
     output.routing.margin.extend(routing.margin);
+    output.routing.logits.extend(routing.logits);
     output.routing.counts.iter_mut().zip(routing.counts).for_each(|(sum, count)| *sum = sum.saturating_add(count));
 }

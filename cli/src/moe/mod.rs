@@ -131,7 +131,7 @@ fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
 }
 
 fn write(input: &Input, output: &Output, config: &ModelConfig, mut destination: Destination) -> anyhow::Result<()> {
-    let Output { y, routing: Routing { ids, gates, counts, margin } } = output;
+    let Output { y, routing: Routing { ids, gates, counts, margin, .. } } = output;
     let of_slots = || vec![input.tokens(), config.router.per_token];
     let mut tensors = vec![
         ("ids", TensorView::new(Dtype::U32, of_slots(), bytemuck::cast_slice(ids))?),
