@@ -120,7 +120,9 @@ impl Evaluator {
     pub fn run_whole(&self, rows: &Rows<'_>) -> anyhow::Result<(Output, Run)> {
         let mut whole = Output::default();
         let run = self.run(rows, None, |_, output| {
-            let Output { y, w, indices, ids, gates } = output;
+            let Output { y, w, indices, ids, gates, logits, path_logits } = output;
+            whole.logits.extend(logits);
+            whole.path_logits.extend(path_logits);
             whole.y.extend(y);
             whole.w.extend(w);
             whole.indices.extend(indices);
@@ -193,12 +195,22 @@ impl Reference {
         let count = positions.and_then(|&positions| self.selection.count(positions));
         let routed = TwoLevels { count, ..self.levels.clone() }.forward(&self.layer, &exact, shape, *lengths);
         let rounded = |values: Vec<f64>| -> Vec<f32> { values.into_iter().map(|value| value as f32).collect() };
+        let mut logits = rounded(routed.dense.logits);
+        if let Some(lengths) = lengths {
+            let inner: usize = shape[2..shape.len().max(3) - 1].iter().product();
+            let each = (logits.len() / lengths.len().max(1)).max(1);
+            for (logits, &length) in logits.chunks_mut(each).zip(*lengths) {
+                logits.iter_mut().skip(length as usize * inner).for_each(|logit| *logit = 0.0);
+            }
+        }
         Output {
             y: Values::rounded(&rounded(routed.y), storage.y).to_f32(),
             w: rounded(routed.dense.w),
             indices: routed.indices,
             ids: routed.ids,
             gates: rounded(routed.gates),
+            logits,
+            path_logits: rounded(routed.path_logits),
         }
     }
 }

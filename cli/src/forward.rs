@@ -226,6 +226,12 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
 struct Results<'a> {
     tensors: Tensors,
     storage: Storage,
+    /// What is before the last dimension of a tensor with a row for each token, and of one with a row for each that is routed.
+    of_tokens: Vec<usize>,
+    of_rows: Vec<usize>,
+    /// Sequences that have come.
+    done: usize,
+    allow_non_finite: bool,
     /// Tokens that were routed.
     selected: usize,
     /// Tokens of each path.
@@ -256,12 +262,16 @@ impl<'a> Results<'a> {
             tensors.push(("indices", Dtype::U32, of_rows.clone()));
         }
         if weights.paths() > 1 {
-            of_rows.push(settings.paths.per_token);
-            tensors.extend([("ids", Dtype::U32, of_rows.clone()), ("gates", Dtype::F32, of_rows)]);
+            let of_slots = [&of_rows[..], &[settings.paths.per_token]].concat();
+            tensors.extend([("ids", Dtype::U32, of_slots.clone()), ("gates", Dtype::F32, of_slots)]);
         }
         Ok(Self {
             tensors: Tensors::new(destination, tensors)?,
             storage,
+            of_tokens: input.shape()[..input.shape().len() - 1].to_vec(),
+            of_rows,
+            done: 0,
+            allow_non_finite: arguments.allow_non_finite,
             selected: 0,
             counts: vec![0; weights.paths()],
             judge: arguments.check.then(|| Judge::new(weights, settings, storage.y)),
@@ -269,10 +279,14 @@ impl<'a> Results<'a> {
     }
 
     fn take(&mut self, part: &Part<'_>, output: Output) -> anyhow::Result<()> {
+        if !self.allow_non_finite {
+            self.finite(&output, part.sequences())?;
+        }
+        self.done += part.sequences();
         if let Some(judge) = &mut self.judge {
             judge.extend(part, &output)?;
         }
-        let Output { y, w, indices, ids, gates } = output;
+        let Output { y, w, indices, ids, gates, .. } = output;
         self.tensors.extend("y", Values::rounded(&y, self.storage.y).bytes())?;
         self.tensors.extend("w", bytemuck::cast_slice(&w))?;
         if !indices.is_empty() {
@@ -295,6 +309,26 @@ impl<'a> Results<'a> {
 /// What a report says of a type, where it is not f32.
 pub fn typed(element: Element) -> String {
     if element == Element::F32 { String::new() } else { format!(" {element}") }
+}
+
+impl Results<'_> {
+    /// Refuses what some sequences' results have that is not finite.
+    fn finite(&self, output: &Output, sequences: usize) -> anyhow::Result<()> {
+        let Some((name, at)) = output.first_non_finite() else { return Ok(()) };
+        let Output { y, w, gates, logits, path_logits, .. } = output;
+        let (leading, values) = match name {
+            "y" => (&self.of_tokens, y),
+            "w" => (&self.of_tokens, w),
+            "logits" => (&self.of_tokens, logits),
+            "gates" => (&self.of_rows, gates),
+            _ => (&self.of_rows, path_logits),
+        };
+        // As many for each row as there are values for the rows of these sequences.
+        let each = values.len() / sequences;
+        let rows: usize = leading[1..].iter().product();
+        let shape = [&leading[..], &[each / rows.max(1)]].concat();
+        Err(input::overflow(name, &shape, self.done * each + at, values[at], self.storage.y))
+    }
 }
 
 struct Report<'a> {

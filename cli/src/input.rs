@@ -5,7 +5,7 @@ use std::{ops::Range, path::Path};
 use anyhow::Context;
 use double_routing::{Dimensions, Element, Weights};
 use double_routing_common::{
-    input::{Input, Part, first_non_finite_weight},
+    input::{Input, Part, first_non_finite_weight, not_finite},
     npy,
 };
 use safetensors::{Dtype, SafeTensors};
@@ -131,4 +131,16 @@ impl<'a> Rows<'a> {
 /// Refuses a number that is not finite, and says what would let it pass.
 pub fn refusal(found: &str) -> anyhow::Error {
     anyhow::anyhow!("{found}; --allow-non-finite lets it pass")
+}
+
+/// Refuses a result that is not finite: x is, and the result means nothing.
+pub fn overflow(name: &str, shape: &[usize], position: usize, value: f32, y: Element) -> anyhow::Error {
+    let beyond = match (name, y) {
+        ("y", Element::F16) => "f16 ends at 65504, --output-type f32 or bf16 at 3.4e38",
+        _ => "it is beyond f32, which ends at 3.4e38",
+    };
+    anyhow::anyhow!(
+        "{}, though x is finite: {beyond}; --allow-non-finite lets it pass",
+        not_finite(name, shape, position, value)
+    )
 }

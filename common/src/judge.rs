@@ -43,5 +43,7 @@ fn of_sequences(output: &Output, piece: Range<usize>, sequences: usize) -> Outpu
         indices: part(&output.indices, &piece, sequences),
         ids: part(&output.ids, &piece, sequences),
         gates: part(&output.gates, &piece, sequences),
+        logits: part(&output.logits, &piece, sequences),
+        path_logits: part(&output.path_logits, &piece, sequences),
     }
 }

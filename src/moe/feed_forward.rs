@@ -4,6 +4,7 @@ use super::{ExpertWeights, MoeWeights, Router, RouterConfig, RouterForward, Rout
 use crate::{
     Element, Error, Gpu, Plan, Result, Storage, Tensor, Values,
     kernels::{Attend, Combine, Constant, Matmul, Packed, PathChoice, PathMatmul, Route, RoutePaths, Score},
+    routing::non_finite,
     tensor::{Owned, elements},
 };
 
@@ -200,8 +201,13 @@ impl MoeFeedForward {
         scope.close().await?;
         let forward = submitted?;
         let y = gpu.read(&forward.y());
+        let shared_logits = forward.shared_logits().map(|logits| gpu.read(&logits));
         let routing = forward.router.read(gpu).await?;
-        Ok(MoeOutput { y: Values::from_bytes(&y.await?, storage.y).to_f32(), routing })
+        let shared_logits = match shared_logits {
+            Some(logits) => bytemuck::pod_collect_to_vec(&logits.await?),
+            None => Vec::new(),
+        };
+        Ok(MoeOutput { y: Values::from_bytes(&y.await?, storage.y).to_f32(), routing, shared_logits })
     }
 
     fn submit(&self, x: &[f32], shape: &[usize], storage: Storage) -> Result<MoeForward> {
@@ -230,6 +236,26 @@ pub struct MoeOutput {
     pub y: Vec<f32>,
     /// Which experts each token had.
     pub routing: Routing,
+    /// `[T]`: what the shared expert's weight is the sigmoid of. Empty where it has no gate.
+    pub shared_logits: Vec<f32>,
+}
+
+impl MoeOutput {
+    /// The first value that is infinite or NaN, of what comes first: what it is of, and which of its values. Those of the
+    /// [routing](Routing::first_non_finite), then of the shared expert's logits, of which sigmoid may make a finite weight, then of y.
+    /// Whatever else overflows on the way, in or between an expert's maps, makes y infinite or NaN, and so does a y beyond 65 504 that is
+    /// stored as f16.
+    ///
+    /// ```no_run
+    /// # async fn run(block: &double_routing::moe::MoeFeedForward, x: &[f32]) -> double_routing::Result<()> {
+    /// let output = block.run(x, &[512, 7168]).await?;
+    /// assert_eq!(output.first_non_finite(), None);
+    /// # Ok(()) }
+    /// ```
+    pub fn first_non_finite(&self) -> Option<(&'static str, usize)> {
+        let Self { y, routing, shared_logits } = self;
+        routing.first_non_finite().or_else(|| non_finite(&[("shared_logits", shared_logits), ("y", y)]))
+    }
 }
 
 /// What a block's forward reads and writes; made by [`MoeFeedForward::forward`].
@@ -369,7 +395,7 @@ impl<'a> MoeForwardBuilder<'a> {
         plan.append(down.plan(gpu)?);
 
         let mut combine = Combine::new(rows.tensor(), positions, y_rows).gates(routed.gates());
-        let shared = self.shared(&mut plan, &mut input)?;
+        let (shared, shared_logits) = self.shared(&mut plan, &mut input)?.unzip();
         if let Some(shared) = &shared {
             combine = combine.plus(shared.tensor());
         }
@@ -377,7 +403,7 @@ impl<'a> MoeForwardBuilder<'a> {
         for own in [&hidden, &rows].into_iter().chain(&shared) {
             plan.keep(own.buffer().clone());
         }
-        Ok(MoeForward { router: routed, plan, y })
+        Ok(MoeForward { router: routed, plan, shared_logits: shared_logits.flatten(), y })
     }
 
     fn product<'p>(&self, a: Tensor<'p>, b: &'p Constant, offsets: Tensor<'p>, c: Tensor<'p>) -> PathMatmul<'p> {
@@ -412,8 +438,8 @@ impl<'a> MoeForwardBuilder<'a> {
         Ok(hidden)
     }
 
-    /// What every token gets from the shared expert: it is a single path that has all tokens.
-    fn shared(&self, plan: &mut Plan, input: &mut Input<'_>) -> Result<Option<Owned>> {
+    /// What every token gets from the shared expert, and the logits of its gate: it is a single path that has all tokens.
+    fn shared(&self, plan: &mut Plan, input: &mut Input<'_>) -> Result<Option<(Owned, Option<Owned>)>> {
         let Some((experts, gate)) = &self.block.shared else { return Ok(None) };
         let router = &self.block.router;
         let (gpu, features, invariant) = (router.gpu(), router.features(), router.is_batch_invariant());
@@ -423,7 +449,7 @@ impl<'a> MoeForwardBuilder<'a> {
         let hidden = self.hidden(plan, experts, input, &Tensor::u32(&offsets, &[2]), None)?;
         let y = Owned::new(gpu, "shared expert's result", Element::F32, &[tokens, features])?;
         let down = experts.down.tensor().reshape(&[features, experts.width()]);
-        match gate {
+        let logits = match gate {
             Some(gate) => {
                 // One path that is always chosen: its gate is the sigmoid.
                 let logits = Owned::new(gpu, "shared expert's logits", Element::F32, &[tokens, 1])?;
@@ -434,13 +460,15 @@ impl<'a> MoeForwardBuilder<'a> {
                 plan.append(RoutePaths::new(logits.tensor(), ids.tensor(), weights.tensor(), choice).plan(gpu)?);
                 let route = Route::new(hidden.tensor(), down, weights.tensor(), y.tensor()).constant(&experts.down);
                 plan.append(route.batch_invariant(invariant).plan(gpu)?);
+                Some(logits)
             }
             None => {
                 let product = Matmul::new(hidden.tensor(), down, y.tensor()).transposed().constant(&experts.down);
                 plan.append(product.batch_invariant(invariant).plan(gpu)?);
+                None
             }
-        }
-        Ok(Some(y))
+        };
+        Ok(Some((y, logits)))
     }
 }
 
@@ -457,6 +485,7 @@ impl<'a> MoeForwardBuilder<'a> {
 pub struct MoeForward {
     router: RouterForward,
     plan: Plan,
+    shared_logits: Option<Owned>,
     y: Owned,
 }
 
@@ -494,6 +523,17 @@ impl MoeForward {
     /// ```
     pub fn plan(&self) -> &Plan {
         &self.plan
+    }
+
+    /// What the shared expert's weights are the sigmoid of, f32 `[T, 1]`, where it has a gate.
+    ///
+    /// ```no_run
+    /// # fn show(forward: &double_routing::moe::MoeForward) {
+    /// println!("{:?}", forward.shared_logits().map(|logits| logits.shape().to_vec()));
+    /// # }
+    /// ```
+    pub fn shared_logits(&self) -> Option<Tensor<'_>> {
+        self.shared_logits.as_ref().map(Owned::tensor)
     }
 
     /// The result, of x's shape; f32 where [`MoeForwardBuilder::output`] does not say otherwise.

@@ -4,6 +4,7 @@ use super::{RouterConfig, RouterWeights};
 use crate::{
     Element, Error, Gpu, Plan, Result, Tensor,
     kernels::{Constant, Dispatch, Matmul, Packed, PathLoad, RoutePaths},
+    routing::non_finite,
     tensor::{Owned, elements},
 };
 
@@ -201,6 +202,27 @@ pub struct Routing {
     pub counts: Vec<u32>,
     /// `[T]`: by how much the last chosen path scored more than the first rejected; infinite where none was rejected.
     pub margin: Vec<f32>,
+    /// `[T, P]`: what the paths are chosen by.
+    pub logits: Vec<f32>,
+}
+
+impl Routing {
+    /// The first value that is infinite or NaN, of what comes first: what it is of, and which of its values. A finite x can give one, near
+    /// f32's end, 3.4e38: where a sum of products passes it, if only on its way, the logit is infinite or NaN, of which scores may make
+    /// finite gates. So the logits are looked at too, and the rest means something only where this is `None`. An infinite margin is none
+    /// of these; a NaN is: a logit or score and its correction bias have overflowed together.
+    ///
+    /// ```no_run
+    /// # async fn route(router: &double_routing::moe::Router, x: &[f32]) -> double_routing::Result<()> {
+    /// let routing = router.run(x, 512).await?;
+    /// assert_eq!(routing.first_non_finite(), None);
+    /// # Ok(()) }
+    /// ```
+    pub fn first_non_finite(&self) -> Option<(&'static str, usize)> {
+        let Self { gates, margin, logits, .. } = self;
+        let of_margin = || Some(("margin", margin.iter().position(|margin| margin.is_nan())?));
+        non_finite(&[("logits", logits), ("gates", gates)]).or_else(of_margin)
+    }
 }
 
 /// What a router's forward computes; made by [`Router::forward`].
@@ -575,7 +597,7 @@ impl RouterForward {
 
     /// What was computed, once it is submitted; empty where it was not asked for.
     pub(super) async fn read(&self, gpu: &Gpu) -> Result<Routing> {
-        let (ids, gates) = (gpu.read(&self.ids()), gpu.read(&self.gates()));
+        let (ids, gates, logits) = (gpu.read(&self.ids()), gpu.read(&self.gates()), gpu.read(&self.logits()));
         let counts = self.counts().map(|counts| gpu.read(&counts));
         let margin = self.margin().map(|margin| gpu.read(&margin));
         Ok(Routing {
@@ -589,6 +611,7 @@ impl RouterForward {
                 Some(margin) => bytemuck::pod_collect_to_vec(&margin.await?),
                 None => Vec::new(),
             },
+            logits: bytemuck::pod_collect_to_vec(&logits.await?),
         })
     }
 }

@@ -42,6 +42,8 @@ pub struct Routed {
     pub ids: Vec<u32>,
     /// `[rows, e]`.
     pub gates: Vec<f64>,
+    /// What the paths are chosen by, `[rows, P]`; 0 for rows that are no token. Empty where there is one.
+    pub path_logits: Vec<f64>,
     /// `[tokens, O]`: 0 for tokens that are not selected.
     pub y: Vec<f64>,
 }
@@ -67,7 +69,7 @@ impl TwoLevels {
             }
             None => Vec::new(),
         };
-        let (mut ids, mut gates) = (Vec::new(), Vec::new());
+        let (mut ids, mut gates, mut path_logits) = (Vec::new(), Vec::new(), Vec::new());
         let width = self.width(layer);
         let mut y = vec![0.0; tokens * width];
         for token in self.rows(&indices, tokens, shape) {
@@ -85,16 +87,18 @@ impl TwoLevels {
                     let weights = path_gates(&logits, &chosen, *rule);
                     y[token * width..][..width].copy_from_slice(&paths.run(row, &chosen, &weights));
                     gates.extend(weights);
+                    path_logits.extend(logits);
                     chosen
                 }
                 None => {
                     gates.extend(vec![0.0; *each]);
+                    path_logits.extend(vec![0.0; paths.count]);
                     vec![u32::MAX; *each]
                 }
             };
             ids.extend(chosen);
         }
-        Routed { dense, indices, ids, gates, y }
+        Routed { dense, indices, ids, gates, path_logits, y }
     }
 
     /// O.

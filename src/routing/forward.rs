@@ -49,6 +49,7 @@ pub struct Forward {
 /// What the second level decided.
 #[derive(Debug)]
 struct Chosen {
+    logits: Owned,
     ids: Owned,
     gates: Owned,
     margin: Owned,
@@ -411,17 +412,16 @@ impl Steps<'_> {
         let slots = rows * per_token;
         let new = |label, element, shape: &[usize]| Owned::new(gpu, label, element, shape);
 
-        let logits = new("path logits", Element::F32, &[rows, count])?;
-        self.product(routed.clone(), None, &paths.gate, logits.tensor())?;
         let chosen = Chosen {
+            logits: new("path logits", Element::F32, &[rows, count])?,
             ids: new("paths", Element::U32, &[rows, per_token])?,
             gates: new("gates", Element::F32, &[rows, per_token])?,
             margin: new("margin", Element::F32, &[rows])?,
             counts: new("counts", Element::U32, &[count])?,
         };
-        let (ids, gates) = (chosen.ids.tensor(), chosen.gates.tensor());
-        let mut choose =
-            RoutePaths::new(logits.tensor(), ids.clone(), gates.clone(), choice).margin(chosen.margin.tensor());
+        let (logits, ids, gates) = (chosen.logits.tensor(), chosen.ids.tensor(), chosen.gates.tensor());
+        self.product(routed.clone(), None, &paths.gate, logits.clone())?;
+        let mut choose = RoutePaths::new(logits, ids.clone(), gates.clone(), choice).margin(chosen.margin.tensor());
         if let Some(selected) = selected {
             choose = choose.selected(selected.reshape(&[rows]));
         }
@@ -441,7 +441,7 @@ impl Steps<'_> {
         self.plan.append(product.plan(gpu)?);
         let y = y.tensor().reshape(&[rows, output]);
         self.plan.append(Combine::new(results.tensor(), positions.tensor(), y).gates(gates).plan(gpu)?);
-        for own in [&logits, &offsets, &order, &positions, &results] {
+        for own in [&offsets, &order, &positions, &results] {
             self.plan.keep(own.buffer().clone());
         }
         Ok(chosen)
@@ -539,6 +539,18 @@ impl Forward {
     /// ```
     pub fn indices(&self) -> Option<Tensor<'_>> {
         self.indices.as_ref().map(Owned::tensor)
+    }
+
+    /// What the paths of each routed token are chosen by, f32 `[rows, P]`, where there are several. A row that is no token may hold
+    /// anything.
+    ///
+    /// ```no_run
+    /// # fn shape(forward: &double_routing::Forward) -> Option<Vec<usize>> {
+    /// forward.path_logits().map(|logits| logits.shape().to_vec())
+    /// # }
+    /// ```
+    pub fn path_logits(&self) -> Option<Tensor<'_>> {
+        self.chosen.as_ref().map(|chosen| chosen.logits.tensor())
     }
 
     /// The paths of each routed token, the best first, u32 `[rows, e]`, where there are several: a row for every selected token, in the order of

@@ -7,6 +7,7 @@ mod weights;
 
 pub use forward::{Forward, ForwardBuilder};
 pub use order::{Cost, Order};
+pub(crate) use session::non_finite;
 pub use session::{Output, Session};
 pub use weights::{Dimensions, Linear, Values, Weights};
 

@@ -27,6 +27,33 @@ pub struct Output {
     pub ids: Vec<u32>,
     /// `[rows, e]`.
     pub gates: Vec<f32>,
+    /// What the weights are the softmax of, `[…, 1]`; 0 for positions that do not count.
+    pub logits: Vec<f32>,
+    /// What the paths are chosen by, `[rows, P]`; 0 for rows that are no token. Empty where there is one path.
+    pub path_logits: Vec<f32>,
+}
+
+impl Output {
+    /// The first value that is infinite or NaN, of what comes first: what it is of, and which of its values. A finite input can give one: x, or
+    /// sums near f32's end, 3.4e38, overflow in the logits or in y, and so does a y beyond 65 504 that is stored as f16. Softmax may make
+    /// finite weights, and choose paths, of logits that have overflowed; so these are looked at too, and the rest means something only
+    /// where this is `None`.
+    ///
+    /// ```
+    /// use double_routing::Output;
+    /// let output = Output { y: vec![1.0, f32::INFINITY], w: vec![1.0], ..Output::default() };
+    /// assert_eq!(output.first_non_finite(), Some(("y", 1)));
+    /// ```
+    pub fn first_non_finite(&self) -> Option<(&'static str, usize)> {
+        let Self { y, w, gates, logits, path_logits, .. } = self;
+        non_finite(&[("logits", logits), ("w", w), ("path_logits", path_logits), ("gates", gates), ("y", y)])
+    }
+}
+
+/// The first of these values that is no finite number.
+pub(crate) fn non_finite(values: &[(&'static str, &[f32])]) -> Option<(&'static str, usize)> {
+    let position = |values: &[f32]| values.iter().position(|value| !value.is_finite());
+    values.iter().find_map(|&(name, values)| Some((name, position(values)?)))
 }
 
 /// A forward of one shape with buffers of its own, to be run any number of times.
@@ -160,14 +187,38 @@ impl Session<'_> {
         let read = |tensor: Option<Tensor<'_>>| tensor.map(|tensor| gpu.read(&tensor));
         let (y, w) = (gpu.read(&forward.y()), gpu.read(&forward.w()));
         let (indices, ids, gates) = (read(forward.indices()), read(forward.ids()), read(forward.gates()));
+        let (logits, path_logits) = (gpu.read(&forward.logits()), read(forward.path_logits()));
         scope.close().await?;
-        Ok(Output {
+        let mut output = Output {
             y: Values::from_bytes(&y.await?, forward.y().element()).to_f32(),
             w: bytemuck::pod_collect_to_vec(&w.await?),
             indices: collect(indices).await?,
             ids: collect(ids).await?,
             gates: collect(gates).await?,
-        })
+            logits: bytemuck::pod_collect_to_vec(&logits.await?),
+            path_logits: collect(path_logits).await?,
+        };
+        self.forget_what_does_not_count(&mut output, lengths);
+        Ok(output)
+    }
+
+    /// Makes the logits of masked positions and of rows that are no token 0: they are of whatever x has there.
+    fn forget_what_does_not_count(&self, output: &mut Output, lengths: Option<&[u32]>) {
+        let logits = self.forward.logits();
+        if let (Some(lengths), &[_, positions, ref inner @ ..]) = (lengths, logits.shape()) {
+            let inner: usize = inner.iter().product();
+            for (logits, &length) in output.logits.chunks_mut((positions * inner).max(1)).zip(lengths) {
+                logits.iter_mut().skip(length as usize * inner).for_each(|logit| *logit = 0.0);
+            }
+        }
+        if let Some(paths) = &self.layer.paths {
+            let rows = output.path_logits.chunks_mut(paths.config.paths);
+            for (logits, ids) in rows.zip(output.ids.chunks(paths.config.per_token)) {
+                if ids[0] == u32::MAX {
+                    logits.fill(0.0);
+                }
+            }
+        }
     }
 
     /// The forward that runs.

@@ -40,6 +40,31 @@ pub struct Output {
     /// Of a block only.
     pub y: Option<Vec<f32>>,
     pub routing: Routing,
+    /// Of a block whose shared expert has a gate, where a device has computed them in f32.
+    pub shared_logits: Vec<f32>,
+}
+
+impl Output {
+    /// The first value that is infinite or NaN: what it is of, which of its values, and the value.
+    pub fn first_non_finite(&self) -> Option<(&'static str, usize, f32)> {
+        let of = |name, values: &[f32]| {
+            let at = values.iter().position(|value| !value.is_finite())?;
+            Some((name, at, values[at]))
+        };
+        let routing = || {
+            let (name, at) = self.routing.first_non_finite()?;
+            let Routing { logits, gates, margin, .. } = &self.routing;
+            let values = if name == "logits" {
+                logits
+            } else if name == "gates" {
+                gates
+            } else {
+                margin
+            };
+            Some((name, at, values.get(at).copied().unwrap_or(f32::NAN)))
+        };
+        routing().or_else(|| of("shared_logits", &self.shared_logits)).or_else(|| of("y", self.y.as_deref()?))
+    }
 }
 
 /// Device memory that a batch may take: well beyond what keeps a GPU busy, well below what a small one has.
@@ -115,12 +140,13 @@ impl<'a> Evaluator<'a> {
         match &self.on {
             On::Router(router) => {
                 let routing = wait(router.gpu(), router.run_with(x, tokens, storage.x))?;
-                Ok(Output { y: None, routing })
+                Ok(Output { y: None, routing, shared_logits: Vec::new() })
             }
             On::Block(block) => {
                 let shape = [tokens, block.router().features()];
-                let MoeOutput { y, routing } = wait(block.router().gpu(), block.run_with(x, &shape, storage))?;
-                Ok(Output { y: Some(y), routing })
+                let MoeOutput { y, routing, shared_logits } =
+                    wait(block.router().gpu(), block.run_with(x, &shape, storage))?;
+                Ok(Output { y: Some(y), routing, shared_logits })
             }
             On::Reference(router) => {
                 let (routing, gates) = router.route(x);
@@ -129,7 +155,7 @@ impl<'a> Evaluator<'a> {
                     let y: Vec<f32> = y.into_iter().map(|y| y as f32).collect();
                     Values::rounded(&y, storage.y).to_f32()
                 };
-                Ok(Output { y: y.map(rounded), routing })
+                Ok(Output { y: y.map(rounded), routing, shared_logits: Vec::new() })
             }
         }
     }
@@ -162,13 +188,14 @@ impl<'a> Evaluator<'a> {
 impl Output {
     /// The tokens of `more` behind these.
     pub fn append(&mut self, more: Self) {
-        let Self { y, routing } = more;
+        let Self { y, routing, .. } = more;
         if let (Some(all), Some(y)) = (&mut self.y, y) {
             all.extend(y);
         }
         self.routing.ids.extend(routing.ids);
         self.routing.gates.extend(routing.gates);
         self.routing.margin.extend(routing.margin);
+        self.routing.logits.extend(routing.logits);
         self.routing.counts.iter_mut().zip(routing.counts).for_each(|(sum, count)| *sum += count);
     }
 }

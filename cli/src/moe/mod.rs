@@ -181,6 +181,10 @@ fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
 struct Results<'a> {
     tensors: Tensors,
     storage: Storage,
+    tokens: usize,
+    /// Tokens that have come.
+    done: usize,
+    allow_non_finite: bool,
     counts: Vec<u32>,
     /// Infinite where no path was rejected.
     least_margin: f32,
@@ -212,6 +216,9 @@ impl<'a> Results<'a> {
         Ok(Self {
             tensors: Tensors::new(destination, tensors)?,
             storage,
+            tokens,
+            done: 0,
+            allow_non_finite: arguments.allow_non_finite,
             counts: vec![0; paths],
             least_margin: f32::INFINITY,
             close: 0,
@@ -221,14 +228,25 @@ impl<'a> Results<'a> {
     }
 
     fn take(&mut self, x: &[f32], output: Output) -> anyhow::Result<()> {
+        let tokens = output.routing.margin.len();
+        if let Some((name, at, value)) = output.first_non_finite().filter(|_| !self.allow_non_finite) {
+            let each = match name {
+                "logits" => self.counts.len(),
+                "gates" => output.routing.gates.len() / tokens,
+                "y" => x.len() / tokens,
+                _ => 1,
+            };
+            return Err(input::overflow(name, &[self.tokens, each], self.done * each + at, value, self.storage.y));
+        }
+        self.done += tokens;
         if let Some(judge) = &mut self.judge {
             judge.extend(x, &output);
         }
-        let Output { y, routing } = output;
+        let Output { y, routing, .. } = output;
         if let Some(cells) = &mut self.cells {
             cells.extend(&routing);
         }
-        let Routing { ids, gates, counts, margin } = routing;
+        let Routing { ids, gates, counts, margin, .. } = routing;
         self.tensors.extend("ids", bytemuck::cast_slice(&ids))?;
         self.tensors.extend("gates", bytemuck::cast_slice(&gates))?;
         self.tensors.extend("margin", bytemuck::cast_slice(&margin))?;

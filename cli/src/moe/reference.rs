@@ -53,7 +53,8 @@ impl ReferenceRouter {
     pub fn route(&self, x: &[f32]) -> (Routing, Vec<f64>) {
         let RouterConfig { paths, per_token, .. } = self.config;
         let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
-        let mut routing = Routing { ids: vec![], gates: vec![], counts: vec![0; paths], margin: vec![] };
+        let mut routing =
+            Routing { ids: vec![], gates: vec![], counts: vec![0; paths], margin: vec![], logits: vec![] };
         let mut gates = Vec::new();
         for logits in self.logits(&x).chunks(paths) {
             let row = route_paths(logits, self.bias.as_deref(), per_token, self.rule);
@@ -61,6 +62,7 @@ impl ReferenceRouter {
             routing.ids.extend(row.ids);
             routing.gates.extend(row.gates.iter().map(|&gate| gate as f32));
             routing.margin.push(row.margin as f32);
+            routing.logits.extend(logits.iter().map(|&logit| logit as f32));
             gates.extend(row.gates);
         }
         (routing, gates)
