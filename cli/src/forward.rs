@@ -191,10 +191,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
         "--select: x is {shape:?}, and only [B, S, in] has tokens to select from"
     );
     let destination = Destination::new(&arguments.output)?;
-    if destination.is_standard_output() {
-        ensure!(!arguments.json, "--output and --json would both go to standard output");
-        out.step_aside();
-    }
+    out.make_way(&destination, arguments.json)?;
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &weights, settings)?;
     let mut results = Results::new(arguments, &weights, settings, &rows, destination)?;

@@ -11,7 +11,7 @@ use clap::builder::NonEmptyStringValueParser;
 use double_routing::{AdapterChoice, AdapterClass, Error, Gpu, Result, kernels::Tuning, wgpu};
 use serde::Serialize;
 
-use crate::report;
+use crate::{report, save};
 
 /// What to do where no adapter is.
 pub const WHERE_TO_GET_ONE: &str =
@@ -131,6 +131,13 @@ impl Selection {
     /// The file that is read, with the option that names it.
     pub fn read(&self) -> Option<(&str, &Path)> {
         self.tuning.as_deref().map(|path| ("--tuning", path))
+    }
+
+    /// Refuses a picture that would be written over what is read.
+    pub fn apart_from(&self, picture: Option<&Path>) -> anyhow::Result<()> {
+        let read: Vec<_> = self.read().into_iter().collect();
+        let written: Vec<_> = picture.map(|path| ("--picture", path)).into_iter().collect();
+        save::apart(&read, &written)
     }
 
     /// Whether the CPU reference was asked for.

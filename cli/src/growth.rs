@@ -133,6 +133,7 @@ struct Growth {
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    arguments.selection.apart_from(arguments.picture.as_deref())?;
     let picture = arguments.picture.as_deref().map(Svg::new).transpose()?;
     let gpu = arguments.selection.open_adapter("the CPU reference is no adapter whose speed matters")?;
     let growth = Growth::measure(&gpu, arguments.quick)?;

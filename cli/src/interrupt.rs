@@ -2,30 +2,28 @@
 
 use std::{
     io,
-    path::PathBuf,
+    path::{Path, PathBuf},
     sync::{Mutex, MutexGuard, PoisonError},
 };
 
-use tempfile::NamedTempFile;
-
-/// The files to be removed. Whoever holds the lock keeps a signal from ending the process.
+/// The files and folders to be removed. Whoever holds the lock keeps a signal from ending the process.
 static FILES: Mutex<Vec<PathBuf>> = Mutex::new(Vec::new());
 
 fn files() -> MutexGuard<'static, Vec<PathBuf>> {
     FILES.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A file that is removed where a signal ends the process.
+/// A file or a folder that is removed where a signal ends the process.
 #[derive(Debug)]
 pub struct Temporary(PathBuf);
 
-/// Makes a file that is removed where a signal ends the process.
-pub fn temporary(make: impl FnOnce() -> io::Result<NamedTempFile>) -> io::Result<(NamedTempFile, Temporary)> {
+/// Makes a file or a folder that is removed where a signal ends the process.
+pub fn temporary<T: AsRef<Path>>(make: impl FnOnce() -> io::Result<T>) -> io::Result<(T, Temporary)> {
     let mut files = files();
-    let file = make()?;
-    let path = std::path::absolute(file.path())?;
+    let made = make()?;
+    let path = std::path::absolute(made.as_ref())?;
     files.push(path.clone());
-    Ok((file, Temporary(path)))
+    Ok((made, Temporary(path)))
 }
 
 impl Temporary {
@@ -56,13 +54,21 @@ pub fn watch() -> io::Result<()> {
     std::thread::Builder::new().name("signals".into()).spawn(move || {
         if let Some(signal) = signals.forever().next() {
             let files = files();
-            for path in files.iter() {
-                let _ = std::fs::remove_file(path);
-            }
+            files.iter().for_each(|path| remove(path));
             exit(128 + signal);
         }
     })?;
     Ok(())
+}
+
+/// Removes a file, or a folder that others may still be writing to.
+#[cfg(unix)]
+fn remove(path: &Path) {
+    if path.is_dir() {
+        let _ = (0..100).find(|_| std::fs::remove_dir_all(path).is_ok());
+    } else {
+        let _ = std::fs::remove_file(path);
+    }
 }
 
 #[cfg(unix)]

@@ -3,11 +3,13 @@
 use std::io::{self, Stderr, StdoutLock, Write};
 
 use anstream::{AutoStream, ColorChoice};
-
 use anstyle::{AnsiColor, Style};
+use anyhow::ensure;
 use comfy_table::{CellAlignment, LineStyle, Table, TableStyle};
 use indicatif::{ProgressBar, ProgressDrawTarget, ProgressStyle};
 use serde::Serialize;
+
+use crate::save::Destination;
 
 /// Where reports go. Colours are dropped where nobody can see them.
 pub enum Out {
@@ -22,9 +24,13 @@ impl Out {
         Self::Output(anstream::stdout().lock())
     }
 
-    /// Leaves standard output to results.
-    pub fn step_aside(&mut self) {
-        *self = Self::Error(anstream::stderr());
+    /// Leaves standard output to results where they go there.
+    pub fn make_way(&mut self, for_results: &Destination, json: bool) -> anyhow::Result<()> {
+        if for_results.is_standard_output() {
+            ensure!(!json, "the results and --json would both go to standard output");
+            *self = Self::Error(anstream::stderr());
+        }
+        Ok(())
     }
 
     /// Whether colours are seen.

@@ -19,7 +19,7 @@ use crate::{
     gpu::{Description, Selection},
     measure::{Effort, Work, measure},
     report::{self, BOLD, DIM, Out, engineering},
-    save::Destination,
+    save::{self, Destination},
 };
 
 #[derive(Debug, clap::Args)]
@@ -60,7 +60,10 @@ struct Row {
 }
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    let read: Vec<_> = arguments.selection.read().into_iter().collect();
+    save::apart(&read, &[("--output", &arguments.output)])?;
     let destination = Destination::new(&arguments.output)?;
+    out.make_way(&destination, arguments.json)?;
     let gpu = arguments.selection.open_adapter("the CPU reference has no tiles")?;
     let (rows, columns) = if arguments.quick { (QUICK_ROWS, QUICK_COLUMNS) } else { (ROWS, COLUMNS) };
     let effort = match arguments.quick {

@@ -126,15 +126,16 @@ fn meets_goldens(kind: &str, command: &str, options: &[&str]) {
         let name = golden["name"].as_str().expect("text");
         let path = |end: &str| goldens().join(format!("{name}.{end}")).to_str().expect("text").to_owned();
         let (config, file) = (path("config.json"), path("safetensors"));
-        let folder = tempfile::tempdir().expect("a folder");
-        let output = folder.path().join("output.safetensors");
-        let fixed = ["--config", &config, "--weights", &file, "--input", &file, "--json", "--check"];
-        let arguments = [&[command, "--output", output.to_str().expect("text")], &fixed[..], options].concat();
+        let inputs = Files::golden(name, |_, _| {});
+        let of_inputs = |name: &str| inputs.path(name).to_str().expect("text").to_owned();
+        let (input, output) = (of_inputs("input.safetensors"), of_inputs("output.safetensors"));
+        let fixed = ["--config", &config, "--weights", &file, "--input", &input, "--json", "--check"];
+        let arguments = [&[command, "--output", &output], &fixed[..], options].concat();
         let report = double_routing(&arguments).passed().json();
         assert_eq!(report["check"]["passed"], true, "{name}: {report}");
         assert_eq!(report["check"]["decided"], golden["tokens"], "{name}: the goldens' rows are all decided");
 
-        let (expected, found) = (read(Path::new(&file)), read(&output));
+        let (expected, found) = (read(Path::new(&file)), read(Path::new(&output)));
         let ids = words(&found, "ids");
         assert_eq!(ids, words(&expected, "ids"), "{name}");
         let mut counts = vec![0; golden["choice"]["paths"].as_u64().expect("a number") as usize];
@@ -483,7 +484,7 @@ fn inputs_and_outputs_that_do_not_fit() {
     input(&[f32_tensor("y", &[1, 64], &random(1, 64))]);
     files.refused("route", &[], &["no tensor x", "the file holds y"]);
     input(&[("x".into(), Dtype::I64, vec![1, 64], vec![0; 512])]);
-    files.refused("route", &[], &["x is I64", "F32, F16 or BF16"]);
+    files.refused("route", &[], &["x is I64", "F32, F16, BF16 or F64"]);
 
     // What is there stays when a run fails.
     files.write("output.safetensors", b"precious");
@@ -492,5 +493,5 @@ fn inputs_and_outputs_that_do_not_fit() {
     input(&[f32_tensor("x", &[3, 64], &random(1, 192))]);
     std::fs::remove_file(files.path("output.safetensors")).expect("was there");
     std::fs::create_dir(files.path("output.safetensors")).expect("a folder");
-    files.refused("route", &[], &["cannot write", "no regular file"]);
+    files.refused("route", &[], &["cannot write", "it is a folder"]);
 }

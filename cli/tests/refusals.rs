@@ -113,7 +113,7 @@ fn inputs_that_do_not_fit() {
     refused_input(&[x(&[])], &["x is []", "rank must be 2 or more"]);
     refused_input(&[x(&[2, 3, 5])], &["x is [2, 3, 5]", "embedding.weight is [8, 12]"]);
     let integers = ("x".to_owned(), Dtype::I64, vec![2, INPUT], vec![0; 8 * 2 * INPUT]);
-    refused_input(&[integers], &["x is I64", "F32, F16 or BF16"]);
+    refused_input(&[integers], &["x is I64", "F32, F16, BF16 or F64"]);
     let files = Files::new(&weights(), &[]);
     files.write("input.safetensors", b"neither");
     refused(&files, &["input.safetensors", "neither .npy nor safetensors"]);
@@ -129,7 +129,7 @@ fn lengths_that_do_not_fit() {
     refused_input(&[x(), lengths(&[3], &[4, 3, -1])], &["lengths[2] is -1", "expected 0 to 4"]);
     refused_input(&[x(), lengths(&[3], &[1 << 32, 3, 1])], &["lengths[0] is 4294967296"]);
     refused_input(&[x(), lengths(&[2], &[4, 3])], &["lengths is [2]", "needs it to be [3]"]);
-    refused_input(&[x(), f32_tensor("lengths", &[3], &[1.0, 2.0, 3.0])], &["lengths is F32", "I64 or U32"]);
+    refused_input(&[x(), f32_tensor("lengths", &[3], &[1.0, 2.0, 3.0])], &["lengths is F32", "whole numbers"]);
     // Each row of x [N, in] is a sequence of one token.
     let rows = common::x(&[2, INPUT]);
     refused_input(&[rows, lengths(&[2], &[1, 2])], &["lengths[1] is 2", "expected 0 to 1"]);
@@ -155,7 +155,7 @@ fn outputs_that_cannot_be_written() {
     let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
     files.forward_to("missing/output.safetensors", "input.safetensors", &CPU).refused(&["cannot write", "missing"]);
     std::fs::create_dir(files.path("folder")).expect("a folder");
-    files.forward_to("folder", "input.safetensors", &CPU).refused(&["cannot write", "no regular file"]);
+    files.forward_to("folder", "input.safetensors", &CPU).refused(&["cannot write", "folder: it is a folder"]);
 }
 
 #[test]
@@ -174,35 +174,6 @@ fn an_output_has_the_rights_of_any_new_file() {
     files.forward(&CPU).passed();
     let mode = |name: &str| std::fs::metadata(files.path(name)).expect("a file").permissions().mode();
     assert_eq!(mode("output.safetensors"), mode("input.safetensors"));
-}
-
-#[test]
-fn npy_files_that_lie() {
-    let npy = |header: &str, bytes: usize| -> Vec<u8> {
-        let header = format!("{header:<117}\n");
-        let length = (header.len() as u16).to_le_bytes();
-        [b"\x93NUMPY\x01\x00", &length[..], header.as_bytes(), &vec![0; bytes]].concat()
-    };
-    let described = |dtype: &str, shape: &str, bytes: usize| {
-        npy(&format!("{{'descr': '{dtype}', 'fortran_order': False, 'shape': {shape}, }}"), bytes)
-    };
-    let cases = [
-        (described("<f4", "(2, 3, 12)", 287), "missing 1 bytes"),
-        (described("<f4", "(2, 3, 12)", 289), "1 extra bytes"),
-        (described("<f4", "(1000000000000, 3, 12)", 288), "missing"),
-        (described("<f4", "(9223372036854775807, 3, 12)", 288), "overflow"),
-        (described("<i8", "(2, 3, 12)", 576), "<i8"),
-        (described("<f4", "(12,)", 48), "x is [12]"),
-        (npy("{'descr': '<f4'}", 0), "header"),
-        (npy("{'descr'", 0), "header"),
-        (b"\x93NUMPY\x01\x00\xff\xff".to_vec(), "I/O error"),
-    ];
-    for (bytes, words) in cases {
-        let files = Files::new(&weights(), &[]);
-        files.write("x.npy", &bytes);
-        files.forward_to("output.safetensors", "x.npy", &CPU).refused(&["x.npy", words]);
-        assert!(!files.path("output.safetensors").exists());
-    }
 }
 
 #[test]

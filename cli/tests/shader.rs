@@ -231,7 +231,7 @@ fn refusals() {
     refused(&["--all", "--target", "msl"], "--all with --target needs a folder as --output");
     refused(
         &["softmax", "STAGE=whole", "--target", "msl", "--output", "shader.json"],
-        "the shader and its interface would both go to shader.json; name another --bindings",
+        "--bindings shader.json is the same file as --output shader.json",
     );
     let wide = MATMUL.variants().into_iter().map(|variant| variant.to_string()).find(|name| name.contains("wide_"));
     let wide = wide.expect("a variant in words of 64 bits");

@@ -98,8 +98,9 @@ impl<'a> Input<'a> {
 
     fn check_countable(&self) -> anyhow::Result<()> {
         let shape = self.shape();
-        // An empty file may claim any shape with a 0 in it.
-        ensure!(product(&shape[1..]).is_some(), "x is {shape:?}, more than can be counted");
+        // An empty file may claim any shape with a 0 in it; safetensors count from the first size on, 0 or not.
+        let in_order = shape.iter().try_fold(1usize, |count, &size| count.checked_mul(size));
+        ensure!(in_order.and(product(&shape[1..])).is_some(), "x is {shape:?}, more than can be counted");
         Ok(())
     }
 

@@ -153,6 +153,7 @@ const LARGE: u64 = 128 << 20;
 const QUICK: u64 = 32 << 20;
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    arguments.selection.apart_from(arguments.picture.as_deref())?;
     let picture = arguments.picture.as_deref().map(Svg::new).transpose()?;
     let specs = chosen(arguments)?;
     let gpu = arguments.selection.open_adapter("the CPU reference is no adapter whose speed matters")?;

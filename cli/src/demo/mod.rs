@@ -45,7 +45,11 @@ const LANGUAGES: &[u8] = include_bytes!("../../data/languages.safetensors");
 const EXAMPLE_COLUMNS: std::ops::RangeInclusive<usize> = 40..=76;
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
+    arguments.selection.apart_from(arguments.picture.as_deref())?;
     let picture = arguments.picture.as_deref().map(Destination::new).transpose()?;
+    if let Some(picture) = &picture {
+        out.make_way(picture, arguments.json)?;
+    }
     let model = Model::from_safetensors(LANGUAGES)?;
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &model.weights, Settings::default())?;

@@ -12,7 +12,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, ensure};
+use anyhow::Context;
 use double_routing::{
     Storage, Values, bytemuck,
     moe::{RouterConfig, Routing},
@@ -114,10 +114,7 @@ pub fn run(part: Part, arguments: &Arguments, out: &mut Out) -> anyhow::Result<V
     rows.input.storage.y = arguments.output_type.into();
     let destination = Destination::new(&arguments.output)?;
     let picture = arguments.picture.as_deref().map(Picture::new).transpose()?;
-    if destination.is_standard_output() {
-        ensure!(!arguments.json, "--output and --json would both go to standard output");
-        out.step_aside();
-    }
+    out.make_way(&destination, arguments.json)?;
     let target = arguments.selection.open()?;
     let evaluator = Evaluator::new(&target, &weights, config.router, arguments.batch_invariant)?;
     let mut results = Results::new(arguments, &weights, &config, &rows.input, destination)?;

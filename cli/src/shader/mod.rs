@@ -24,9 +24,9 @@ use self::{
     translate::{Features, Language, Shader, Target},
 };
 use crate::{
-    Verdict,
+    Verdict, interrupt,
     report::{self, BOLD, DIM, Out},
-    save::Destination,
+    save::{self, Destination},
 };
 
 pub const ABOUT: &str = "\
@@ -134,19 +134,20 @@ fn export(kernel: &'static Kernel, variant: &Named, language: Language) -> anyho
 
 fn write_one(arguments: &Arguments, language: Language, kernel: &'static Kernel) -> anyhow::Result<()> {
     let One { chosen, fit } = arguments.selection.one(kernel)?;
-    let beside = arguments.output.as_ref().map(|output| output.with_extension("json"));
+    let output = arguments.output.as_ref().filter(|output| **output != Path::new("-"));
+    let beside = output.map(|output| output.with_extension("json"));
     let bindings = arguments.bindings.as_ref().or(beside.as_ref());
-    ensure!(
-        bindings.is_none() || bindings != arguments.output.as_ref(),
-        "the shader and its interface would both go to {}; name another --bindings",
-        bindings.unwrap_or(&PathBuf::new()).display()
-    );
-    let to_screen = arguments.output.is_none() && io::stdout().is_terminal();
+    let written: Vec<_> = [("--output", output), ("--bindings", bindings)]
+        .into_iter()
+        .filter_map(|(option, path)| Some((option, &**path?)))
+        .collect();
+    save::apart(&[], &written)?;
+    let to_screen = output.is_none() && io::stdout().is_terminal();
     ensure!(!(language.target == Target::Spirv && to_screen), "SPIR-V is no text; name an --output");
 
     let (code, description) = export(kernel, &chosen, language)?;
     let mut files = Vec::new();
-    for (path, bytes) in [(arguments.output.as_ref(), code.clone()), (bindings, json_bytes(&description)?)] {
+    for (path, bytes) in [(output, code.clone()), (bindings, json_bytes(&description)?)] {
         if let Some(path) = path {
             let mut destination = Destination::new(path)?;
             destination.file().write_all(&bytes).with_context(|| format!("cannot write {}", path.display()))?;
@@ -154,7 +155,7 @@ fn write_one(arguments: &Arguments, language: Language, kernel: &'static Kernel)
         }
     }
     files.into_iter().try_for_each(Destination::commit)?;
-    if arguments.output.is_none() {
+    if output.is_none() {
         // Not through the stream that takes colours out, which would take bytes out.
         io::stdout().write_all(&code)?;
         io::stdout().flush()?;
@@ -188,7 +189,8 @@ fn write_all(arguments: &Arguments, language: Language, kernels: &[&'static Kern
     let around = output.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
     let written = || format!("cannot write to {}", output.display());
     // Whole or not there: renamed when all are in it.
-    let folder = tempfile::Builder::new().prefix(".double-routing-").tempdir_in(around).with_context(written)?;
+    let make = || tempfile::Builder::new().prefix(".double-routing-").tempdir_in(around);
+    let (folder, temporary) = interrupt::temporary(make).with_context(written)?;
 
     let mut work = Vec::new();
     let mut left_out = Vec::new();
@@ -224,8 +226,7 @@ fn write_all(arguments: &Arguments, language: Language, kernels: &[&'static Kern
     if output.exists() {
         fs::remove_dir(output).with_context(written)?;
     }
-    let folder = folder.keep();
-    readable(&folder).and_then(|()| fs::rename(&folder, output)).with_context(written)?;
+    readable(folder.path()).and_then(|()| temporary.end(|| fs::rename(folder.path(), output))).with_context(written)?;
     left_out.sort_unstable();
     for reasons in left_out.chunk_by(|one, other| one == other) {
         report::note(&format!("left out: {} variants with {}", reasons.len(), reasons[0]));
