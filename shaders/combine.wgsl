@@ -37,11 +37,11 @@ const BLOCK: u32 = 4u;
 //#endif
 
 struct Params {
-    // Results of this dispatch (to `fill`, elements), and of a batch; the first is result `first` of all.
+    // Results of this dispatch (to `fill`, elements), and of a batch; the first is result `first` of the batches that are bound.
     results: u32,
     first: u32,
     of_batch: u32,
-    // Slots of a result, and rows of a batch of rows and of y.
+    // Slots of a result, and rows of a batch of rows and of y, as far as they are bound.
     slots: u32,
     rows: u32,
     targets: u32,
@@ -55,8 +55,9 @@ struct Params {
     y_first: u32,
     // As lib/store.wgsl has it.
     y_kind: u32,
-    unused_0: u32,
-    unused_1: u32,
+    // Where a batch is bound in parts, which takes results of one slot for its rows: the first row that is, of rows and of y.
+    rows_from: u32,
+    targets_from: u32,
 }
 
 @group(0) @binding(0) var<uniform> params: Params;
@@ -83,7 +84,7 @@ struct Params {
 // The element of y, from its first, at which a result's row starts; no place, where it has none.
 fn row_of(result: u32) -> u32 {
 //#if TARGETED
-    let row = targets[params.targets_first + result];
+    let row = targets[params.targets_first + result] - params.targets_from;
     if row >= params.targets {
         return NOWHERE;
     }
@@ -95,6 +96,11 @@ fn row_of(result: u32) -> u32 {
 //#if TARGETED
 const NOWHERE: u32 = 0xffffffffu;
 //#endif
+
+// Whether another dispatch moves the row of this result: the first one has those whose position is no row.
+fn is_elsewhere(result: u32) -> bool {
+    return params.rows_from > 0u && positions[params.positions_first + result] - params.rows_from >= params.rows;
+}
 
 // The first of the rows that positions of the result count from.
 fn first_row(result: u32) -> u32 {
@@ -132,7 +138,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 @compute @workgroup_size(LANES)
 fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index) lane: u32) {
     let result = workgroup_index(group);
-    if result >= params.results {
+    if result >= params.results || is_elsewhere(result) {
         return;
     }
     let to = row_of(result);
@@ -144,6 +150,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let columns = params.columns;
     let slots = params.slots;
     let all_rows = params.rows;
+    let rows_from = params.rows_from;
     let batch_row = first_row(result);
     let rows_first = params.rows_first;
     for (var start = lane * 4u; start < columns; start += LANES * BLOCK * 4u) {
@@ -153,7 +160,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
 //#endfor
         for (var slot = 0u; slot < slots; slot++) {
             let place = result * slots + slot;
-            let position = positions[params.positions_first + place];
+            let position = positions[params.positions_first + place] - rows_from;
             if position < all_rows {
                 let row = rows_first + (batch_row + position) * columns;
 //#if GATED
@@ -200,7 +207,7 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     let index = workgroup_index(group) * LANES + lane;
     let result = index / quads;
     let column = (index % quads) * 4u;
-    if result >= params.results {
+    if result >= params.results || is_elsewhere(result) {
         return;
     }
     let to = row_of(result);
@@ -213,11 +220,12 @@ fn main(@builtin(workgroup_id) group: vec3<u32>, @builtin(local_invocation_index
     var sum = vec4<f32>();
     let slots = params.slots;
     let all_rows = params.rows;
+    let rows_from = params.rows_from;
     let batch_row = first_row(result);
     let rows_first = params.rows_first;
     for (var slot = 0u; slot < slots; slot++) {
         let place = result * slots + slot;
-        let position = positions[params.positions_first + place];
+        let position = positions[params.positions_first + place] - rows_from;
         if position < all_rows {
             let quad = rows_quad(rows_first + (batch_row + position) * columns + column, left);
 //#if MOVED

@@ -277,6 +277,13 @@ impl<'a> Tensor<'a> {
         self.offset
     }
 
+    /// Rows `first .. first + count` of one of two dimensions.
+    pub(crate) fn rows(&self, first: usize, count: usize) -> Self {
+        let width = self.shape.last().copied().unwrap_or(0);
+        let before = (first * width * self.element.bytes()) as u64;
+        self.clone().reshape(&[count, width]).offset(self.offset + before)
+    }
+
     /// The number of elements, if it can be counted at all.
     pub(crate) fn elements(&self, operation: &'static str) -> Result<u64> {
         elements(operation, &self.shape)

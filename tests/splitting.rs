@@ -11,11 +11,14 @@ mod common;
 
 use common::{gpus, random, random_weights, storage, wait};
 use double_routing::{
-    DoubleRouting, Gpu, Order, Settings, Tensor, bytemuck,
+    DoubleRouting, Element, Gpu, Linear, Order, Output, PathSettings, Selection, Settings, Storage, Tensor, Weights,
+    bytemuck,
+    check::LayerTruth,
     kernels::{
         Attend, Combine, Dispatch, GroupLimit, GroupScore, Matmul, PathChoice, PathLoad, PathMatmul, Route, RoutePaths,
         Score, Softmax,
     },
+    moe::{Router, RouterConfig, RouterWeights},
     wgpu,
 };
 
@@ -110,6 +113,32 @@ fn kernels_cut_into_parts_give_the_same_bits() {
             let targets = Tensor::u32(&b[2], &[2, 300]);
             combine.targets(targets).skip(f32(&b[3], &[2, 150, 3])).plan(gpu).expect("a plan")
         });
+        // Three batches, of which rows or y, or those of a single one, exceed a binding, which has 30 of them. Some positions and targets
+        // are nowhere.
+        for (rows, results, targets, steps) in [(8, 31, 29, 6), (70, 31, 29, 12), (8, 131, 150, 30), (70, 131, 150, 60)]
+        {
+            let positions = bits(3 * results, rows + 2);
+            let [rows, results, targets] = [rows, results, targets].map(|count| count as usize);
+            // Within a batch they are different.
+            let of_y = bits(3 * results as u32, if targets == 29 { 37 } else { 151 });
+            let inputs =
+                [random(14, 3 * rows * 33), positions, of_y, random(15, 3 * targets * 33), random(16, 3 * results)];
+            let shape = format!("{results} of {rows} rows to {targets}");
+            compare(&format!("combine {shape}"), steps, &inputs, 3 * targets * 33, &|gpu, b, y| {
+                let positions = Tensor::u32(&b[1], &[3, results, 1]);
+                let combine = Combine::new(f32(&b[0], &[3, rows, 33]), positions, f32(y, &[3, targets, 33]));
+                let combine = combine.targets(Tensor::u32(&b[2], &[3, results])).skip(f32(&b[3], &[3, targets, 33]));
+                combine.plan(gpu).expect("a plan")
+            });
+            for gated in [false, true] {
+                compare(&format!("combine {shape} gated={gated}"), 3, &inputs, 3 * results * 33, &|gpu, b, y| {
+                    let positions = Tensor::u32(&b[1], &[3, results, 1]);
+                    let combine = Combine::new(f32(&b[0], &[3, rows, 33]), positions, f32(y, &[3, results, 33]));
+                    let gates = f32(&b[4], &[3, results, 1]);
+                    if gated { combine.gates(gates) } else { combine }.plan(gpu).expect("a plan")
+                });
+            }
+        }
         let (rows, paths, chosen) = (150, 60, 5);
         let selected = (0..rows as u32).map(|row| f32::from_bits(if row % 7 == 3 { u32::MAX } else { row })).collect();
         let inputs = [random(14, rows * paths), random(15, paths), selected];
@@ -188,6 +217,119 @@ fn the_layer_cut_into_parts_gives_the_same_bits() {
     }
 }
 
+/// Of several sequences, each of which fits a binding, and of one that does not.
+const MANY: [usize; 3] = [9, 40, 24];
+const LONG: [usize; 3] = [1, 300, 24];
+
+/// What a layer computes, which has the paths' counts and the steps beside it; y stored in this type.
+fn run_layer(
+    gpu: &Gpu,
+    (weights, settings, order): (&Weights, Settings, Order),
+    shape: [usize; 3],
+    lengths: Option<&[u32]>,
+    stored: Element,
+) -> (Output, Vec<u8>, usize) {
+    let layer = DoubleRouting::with_order(gpu, weights, settings, order).expect("a layer");
+    let storage = Storage { x: stored, y: stored };
+    let session = wait(gpu, layer.session_with(&shape, lengths.is_some(), storage)).expect("a session");
+    let output = wait(gpu, session.run(&random(2, shape.iter().product()), lengths)).expect("a result");
+    let counts = session.forward().counts().map(|counts| wait(gpu, gpu.read(&counts)).expect("counts"));
+    (output, counts.unwrap_or_default(), session.forward().plan().steps().len())
+}
+
+/// The same, whole and with small bindings: the same bits in more steps.
+fn cut_the_same(
+    [whole, parts]: [&Gpu; 2],
+    of: (&Weights, Settings, Order),
+    shape: [usize; 3],
+    lengths: Option<&[u32]>,
+    stored: Element,
+) -> Output {
+    let [one, cut] = [whole, parts].map(|gpu| run_layer(gpu, of, shape, lengths, stored));
+    let what = format!("{} {:?} of {shape:?} {lengths:?} {stored}", of.2, of.1.selection);
+    assert!(cut.2 > one.2, "{what}: {} steps, {} with small bindings", one.2, cut.2);
+    assert!((cut.0 == one.0) && (cut.1 == one.1), "{what}");
+    cut.0
+}
+
+fn in_truth(of: (&Weights, Settings, Order), shape: [usize; 3], lengths: Option<&[u32]>, output: &Output) {
+    let mut truth = LayerTruth::new(of.0, of.1);
+    truth.extend(&random(2, shape.iter().product()), &shape, lengths, output).expect("paths there are");
+    assert!(truth.judge().passed(), "{:?}", truth.judge());
+}
+
+const LENGTHS: [u32; 9] = [40, 39, 0, 1, 7, 12, 40, 40, 3];
+
+#[test]
+fn selected_tokens_cut_into_parts_give_the_same_bits() {
+    let mut settings = Settings { batch_invariant: true, ..Settings::default() };
+    for (whole, parts) in gpus().iter().zip(confined(4096)) {
+        // Rows of y that are whole words of 16 bits, and those that are not.
+        for (order, selection, outputs, stored) in [
+            (Order::AsWritten, Selection::TopK(9), 30, Element::F32),
+            (Order::Whole, Selection::Fraction(0.5), 31, Element::BF16),
+            (Order::Embedding, Selection::TopK(40), 30, Element::F16),
+        ] {
+            settings.selection = selection;
+            let weights = random_weights(1, [24, 10, 12, outputs]);
+            let of = (&weights, settings, order);
+            let many = cut_the_same([whole, &parts], of, MANY, Some(&LENGTHS), stored);
+            let long = cut_the_same([whole, &parts], of, LONG, None, stored);
+            if stored == Element::F32 {
+                in_truth(of, MANY, Some(&LENGTHS), &many);
+                in_truth(of, LONG, None, &long);
+            }
+        }
+    }
+}
+
+#[test]
+fn several_paths_cut_into_parts_give_the_same_bits() {
+    let paths_of = |outputs: usize| {
+        let linear = |seed, out: usize, features: usize| {
+            Linear::new(random(seed, out * features), [out, features], random(seed + 1, out))
+        };
+        let (embedding, attention, routing1) = (linear(1, 10, 24), linear(3, 1, 10), linear(5, 12, 10));
+        Weights::with_paths(embedding, attention, routing1, linear(7, 4, 12), linear(9, 4 * outputs, 12))
+    };
+    let choice = PathChoice { renormalise: true, ..PathChoice::default() };
+    let paths = PathSettings { per_token: 2, choice };
+    let mut settings = Settings { batch_invariant: true, paths, ..Settings::default() };
+    for (whole, parts) in gpus().iter().zip(confined(4096)) {
+        // Of 30 outputs 16 rows go through their paths at a time, of 2 as many as have the 12 features before them.
+        for (selection, outputs, stored) in [
+            (Selection::All, 30, Element::F32),
+            (Selection::Fraction(0.5), 2, Element::F32),
+            (Selection::All, 31, Element::F16),
+        ] {
+            settings.selection = selection;
+            let weights = paths_of(outputs).expect("weights");
+            let of = (&weights, settings, Order::AsWritten);
+            let many = cut_the_same([whole, &parts], of, MANY, Some(&LENGTHS), stored);
+            let long = cut_the_same([whole, &parts], of, LONG, None, stored);
+            if stored == Element::F32 {
+                in_truth(of, MANY, Some(&LENGTHS), &many);
+                in_truth(of, LONG, None, &long);
+            }
+        }
+    }
+}
+
+#[test]
+fn a_router_cut_into_parts_gives_the_same_bits() {
+    let (tokens, paths, features) = (150, 60, 20);
+    let weights = RouterWeights::new(random(1, paths * features), [paths, features], None).expect("a router");
+    let choice = PathChoice { score: Score::Sigmoid, ..PathChoice::default() };
+    let config = RouterConfig { paths, per_token: 4, choice };
+    for (whole, parts) in gpus().iter().zip(confined(4096)) {
+        let [one, cut] = [whole, &parts].map(|gpu| {
+            let router = Router::new(gpu, &weights, config).expect("a router").batch_invariant(true);
+            wait(gpu, router.run(&random(2, tokens * features), tokens)).expect("a result")
+        });
+        assert_eq!(cut, one);
+    }
+}
+
 /// As many whole batches as fit go into one dispatch.
 #[test]
 fn small_batches_are_not_cut_one_by_one() {
@@ -218,9 +360,11 @@ fn a_single_row_beyond_a_binding_is_refused() {
         let (positions, wide) = (Tensor::u32(&v, &[2, 1]), Tensor::f32(&y, &long));
         let refusal = Combine::new(Tensor::f32(&x, &long), positions.clone(), wide).plan(&gpu).expect_err("too long");
         assert_eq!(refusal.to_string(), format!("combine: a row in bytes needs 8000, the device allows {limit}"));
+        let positions = positions.reshape(&[2, 2]);
         let many = Combine::new(Tensor::f32(&x, &[600, 2]), positions, Tensor::f32(&y, &[2, 2]));
         let refusal = many.plan(&gpu).expect_err("too many").to_string();
-        assert_eq!(refusal, "combine: binding rows in bytes needs 4800, the device allows 4096");
+        let expected = "combine: binding the rows of a batch in bytes needs 4800, the device allows";
+        assert_eq!(refusal, format!("{expected} {limit}"));
         let [order, positions] = [(); 2].map(|()| buffer());
         let words = |buffer| Tensor::u32(buffer, &[2000]);
         let many = Dispatch::new(words(&x), Tensor::u32(&y, &[3]), words(&order), words(&positions));

@@ -65,8 +65,8 @@ params! {
         targets_first,
         y_first,
         y_kind,
-        unused_0,
-        unused_1,
+        rows_from,
+        targets_from,
     }
 }
 
@@ -167,6 +167,7 @@ pub struct Combine<'a> {
 const NAME: &str = "combine";
 
 /// B, N, T, e, S and O of [`Combine`].
+#[derive(Debug, Clone, Copy)]
 struct Shape {
     batches: u64,
     rows: u64,
@@ -174,6 +175,20 @@ struct Shape {
     slots: u64,
     targets: u64,
     columns: u64,
+}
+
+/// What a dispatch sees: some batches with all of their rows and targets, or a part of those of one batch. Each by its first and how many
+/// there are.
+#[derive(Debug, Clone, Copy)]
+struct Window {
+    batches: [u64; 2],
+    rows: [u64; 2],
+    targets: [u64; 2],
+}
+
+/// Parts of at most `each`, by their first and how many they have.
+fn parts(count: u64, each: u64) -> impl Iterator<Item = [u64; 2]> {
+    (0..count.div_ceil(each)).map(move |part| [part * each, each.min(count - part * each)])
 }
 
 impl<'a> Combine<'a> {
@@ -249,8 +264,8 @@ impl<'a> Combine<'a> {
     /// Checks everything and builds the steps.
     ///
     /// # Errors
-    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where
-    /// `rows`, a `y` with targets, or a single row of another tensor exceeds a binding.
+    /// [`Error::Shape`], [`Error::Element`] or [`Error::Buffer`] for operands that do not fit, [`Error::Limit`] where a single row of a
+    /// tensor exceeds a binding, or, for results of more than one slot, all `rows` of a batch.
     ///
     /// ```no_run
     /// # use double_routing::{Gpu, Plan, Result, kernels::Combine};
@@ -275,18 +290,55 @@ impl<'a> Combine<'a> {
         if row > limit {
             return Err(Error::Limit { operation: NAME, what: "a row in bytes".into(), needed: row, allowed: limit });
         }
-        let parts = |count: u64, each: u64| {
-            (0..count.div_ceil(each)).map(move |part| (part * each, each.min(count - part * each)))
-        };
         if self.targets.is_some() {
-            for (first, count) in parts(shape.batches * shape.targets, limit / (4 * shape.columns)) {
+            for [first, count] in parts(shape.batches * shape.targets, limit / (4 * shape.columns)) {
                 plan.push(self.fill(gpu, &shape, first, count)?);
             }
         }
-        for (first, count) in parts(shape.batches * shape.results, limit / row) {
-            plan.push(self.step(gpu, &shape, first, count)?);
+        for window in self.windows(gpu, &shape)? {
+            let [batch, batches] = window.batches;
+            for [first, count] in parts(batches * shape.results, limit / row) {
+                plan.push(self.step(gpu, &shape, &window, batch * shape.results + first, count)?);
+            }
         }
         Ok(plan)
+    }
+
+    /// Windows of what is read or written anywhere in a batch, each of which fits a binding: everything, else as many batches as fit, else
+    /// a part of one batch. A result is put where its position and its target are both in the window; the first window of the rows also
+    /// has those whose position is nowhere.
+    fn windows(&self, gpu: &Gpu, shape: &Shape) -> Result<Vec<Window>> {
+        let &Shape { batches, rows, targets, columns, .. } = shape;
+        let y = self.targets.as_ref().map(|_| &self.y);
+        let whole = |name, tensor: &Tensor<'a>, each| tensor.bind(gpu, NAME, name, 0, batches * each * columns).is_ok();
+        if whole("rows", &self.rows, rows) && y.is_none_or(|y| whole("y", y, targets)) {
+            return Ok(vec![Window { batches: [0, batches], rows: [0, rows], targets: [0, targets] }]);
+        }
+        // Every row fits.
+        let fitting = |tensor: &Tensor<'_>| gpu.unaligned_limit() / (columns * tensor.element().bytes() as u64);
+        let (rows_each, targets_each) = (fitting(&self.rows), y.map_or(u64::MAX, fitting));
+        let batches_each = (rows_each / rows.max(1)).min(targets_each / targets.max(1));
+        if batches_each > 0 {
+            let windows = parts(batches, batches_each);
+            return Ok(windows.map(|batches| Window { batches, rows: [0, rows], targets: [0, targets] }).collect());
+        }
+        // Sums in the order of their slots need all of their rows.
+        if shape.slots != 1 && rows > rows_each {
+            return Err(Error::Limit {
+                operation: NAME,
+                what: "binding the rows of a batch in bytes".into(),
+                needed: rows * columns * self.rows.element().bytes() as u64,
+                allowed: gpu.unaligned_limit(),
+            });
+        }
+        let mut windows = Vec::new();
+        for batch in 0..batches {
+            for targets in parts(targets.max(1), targets_each) {
+                let of_rows = parts(rows.max(1), rows_each);
+                windows.extend(of_rows.map(|rows| Window { batches: [batch, 1], rows, targets }));
+            }
+        }
+        Ok(windows)
     }
 
     /// The step that fills the rows `first .. first + count` of y.
@@ -319,27 +371,33 @@ impl<'a> Combine<'a> {
         )
     }
 
-    /// The step for the results `first .. first + count`.
-    fn step(&self, gpu: &Gpu, shape: &Shape, first: u64, count: u64) -> Result<Step> {
-        let &Shape { batches, slots, columns, .. } = shape;
-        let mut rows = self.rows.bind(gpu, NAME, "rows", 0, batches * shape.rows * columns)?;
+    /// The step for the results `first .. first + count`, which are of the window's batches.
+    fn step(&self, gpu: &Gpu, shape: &Shape, window: &Window, first: u64, count: u64) -> Result<Step> {
+        let &Shape { slots, columns, .. } = shape;
+        let [batch, batches] = window.batches;
+        let within = |each: u64, [from, count]: [u64; 2]| [batch * each + from, batches * count].map(|n| n * columns);
+        let [rows_at, of_rows] = within(shape.rows, window.rows);
+        let mut rows = self.rows.bind(gpu, NAME, "rows", rows_at, of_rows)?;
         let positions = self.positions.bind(gpu, NAME, "positions", first * slots, count * slots)?;
         let gates = part_of(gpu, self.gates.as_ref(), "gates", first * slots, count * slots)?;
         let (plus_at, plus) = optional::bind(gpu, NAME, "plus", self.plus.as_ref(), first * columns, count * columns)?;
         let targets = part_of(gpu, self.targets.as_ref(), "targets", first, count)?;
         let y = match &targets {
-            Some(_) => self.y.bind(gpu, NAME, "y", 0, batches * shape.targets * columns)?,
+            Some(_) => {
+                let [y_at, of_y] = within(shape.targets, window.targets);
+                self.y.bind(gpu, NAME, "y", y_at, of_y)?
+            }
             None => self.y.bind(gpu, NAME, "y", first * columns, count * columns)?,
         };
         let number = |what: &str, count: u64| shader_u32(NAME, what, count);
         let start = |bound: Option<&Bound<'_>>| bound.map_or(0, |bound| bound.first);
         let params = Params {
             results: number("results", count)?,
-            first: number("results", first)?,
+            first: number("results", first - batch * shape.results)?,
             of_batch: number("results", shape.results)?,
             slots: number("slots", slots)?,
-            rows: number("rows", shape.rows)?,
-            targets: number("targets", shape.targets)?,
+            rows: number("rows", window.rows[1])?,
+            targets: number("targets", window.targets[1])?,
             columns: number("columns", columns)?,
             rows_first: rows.first,
             positions_first: positions.first,
@@ -348,7 +406,8 @@ impl<'a> Combine<'a> {
             targets_first: start(targets.as_ref()),
             y_first: y.first,
             y_kind: optional::kind(self.y.element()),
-            ..Params::default()
+            rows_from: number("rows", window.rows[0])?,
+            targets_from: number("targets", window.targets[0])?,
         };
         let blocks = columns.div_ceil(u64::from(4 * ALONE_LANES * BLOCK));
         let alone = Kind::of(gpu) == Kind::Software
@@ -372,7 +431,7 @@ impl<'a> Combine<'a> {
             operands.extend(bound.as_ref().map(|bound| (name, bound)));
         }
         let groups = if alone { count } else { (count * columns.div_ceil(4)).div_ceil(u64::from(LANES)) };
-        let label = format!("{NAME} {count}x{slots} of {}x{columns}", shape.rows);
+        let label = format!("{NAME} {count}x{slots} of {}x{columns}", window.rows[1]);
         Step::new(gpu, &COMBINE, variant, label, bytemuck::bytes_of(&params), &operands, groups)
     }
 

@@ -427,24 +427,70 @@ impl Steps<'_> {
         }
         self.plan.append(choose.plan(gpu)?);
 
-        let offsets = new("offsets", Element::U32, &[count + 1])?;
-        let order = new("order", Element::U32, &[slots])?;
-        let positions = new("positions", Element::U32, &[rows, per_token])?;
-        let dispatch = Dispatch::new(ids, offsets.tensor(), order.tensor(), positions.tensor());
-        self.plan.append(dispatch.counts(chosen.counts.tensor()).plan(gpu)?);
-        let results = new("paths' results", Element::F32, &[slots, output])?;
-        let product = PathMatmul::new(routed, paths.weight.tensor(), offsets.tensor(), results.tensor())
-            .gathered(order.tensor(), per_token)
-            .bias(paths.bias.tensor())
-            .constant(&paths.weight)
-            .batch_invariant(self.layer.settings.batch_invariant);
-        self.plan.append(product.plan(gpu)?);
         let y = y.tensor().reshape(&[rows, output]);
-        self.plan.append(Combine::new(results.tensor(), positions.tensor(), y).gates(gates).plan(gpu)?);
+        let each = self.rows_each(per_token * output, &routed)?;
+        let of_each = each.min(rows) * per_token;
+        let offsets = new("offsets", Element::U32, &[count + 1])?;
+        let order = new("order", Element::U32, &[of_each])?;
+        let positions = new("positions", Element::U32, &[of_each])?;
+        let results = new("paths' results", Element::F32, &[of_each, output])?;
+        if each < rows {
+            // The rows go through their paths part by part, but count together.
+            let [order, positions] = ["order", "positions"].map(|label| new(label, Element::U32, &[slots]));
+            let (order, positions) = (order?, positions?);
+            let dispatch = Dispatch::new(ids.clone(), offsets.tensor(), order.tensor(), positions.tensor());
+            self.plan.append(dispatch.counts(chosen.counts.tensor()).plan(gpu)?);
+            for own in [&order, &positions] {
+                self.plan.keep(own.buffer().clone());
+            }
+        }
+        for first in (0..rows.max(1)).step_by(each) {
+            let part = each.min(rows - first);
+            let slots = part * per_token;
+            let (ids, gates) = (ids.rows(first, part), gates.rows(first, part));
+            let order = order.tensor().reshape(&[slots]);
+            let positions = positions.tensor().reshape(&[part, per_token]);
+            let results = results.tensor().reshape(&[slots, output]);
+            let mut dispatch = Dispatch::new(ids, offsets.tensor(), order.clone(), positions.clone());
+            if part == rows {
+                dispatch = dispatch.counts(chosen.counts.tensor());
+            }
+            self.plan.append(dispatch.plan(gpu)?);
+            let product =
+                PathMatmul::new(routed.rows(first, part), paths.weight.tensor(), offsets.tensor(), results.clone())
+                    .gathered(order, per_token)
+                    .bias(paths.bias.tensor())
+                    .constant(&paths.weight)
+                    .batch_invariant(self.layer.settings.batch_invariant);
+            self.plan.append(product.plan(gpu)?);
+            self.plan.append(Combine::new(results, positions, y.rows(first, part)).gates(gates).plan(gpu)?);
+        }
         for own in [&offsets, &order, &positions, &results] {
             self.plan.keep(own.buffer().clone());
         }
         Ok(chosen)
+    }
+
+    /// How many rows go through their paths at a time: all, or as many as have all results within a binding.
+    fn rows_each(&self, of_results: usize, routed: &Tensor<'_>) -> Result<usize> {
+        let gpu = &self.layer.gpu;
+        let rows = routed.shape()[0];
+        let row = 4 * of_results.max(routed.shape()[1]) as u64;
+        if row.saturating_mul(rows as u64) <= gpu.binding_limit() {
+            return Ok(rows.max(1));
+        }
+        let fitting = (gpu.unaligned_limit() / row) as usize;
+        // Parts begin where all rows began: at a quad, if they did, and at a whole word of y.
+        let each = if fitting < 64 { fitting / 2 * 2 } else { fitting / 64 * 64 };
+        if each == 0 {
+            return Err(Error::Limit {
+                operation: NAME,
+                what: "the results of two rows in bytes".into(),
+                needed: 2 * row,
+                allowed: gpu.unaligned_limit(),
+            });
+        }
+        Ok(each)
     }
 }
 
