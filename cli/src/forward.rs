@@ -21,17 +21,21 @@ use crate::{
     judge::{self, judge},
     report::{self, BOLD, Out},
     save::Destination,
+    weights::read_layer,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Safetensors file with embedding, attention, routing1 and routing2, each .weight and .bias, as PyTorch saves them; with path_gate
-    /// there are several paths, and routing2 is [P, O, R]
+    /// Safetensors file with embedding, attention, routing1 and routing2, each .weight and perhaps .bias, as PyTorch saves them; with
+    /// path_gate there are several paths, and routing2 is [P, O, R]
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// What stands before these names in the file, such as `model.router.`
-    #[arg(long, default_value = "", hide_default_value = true)]
-    prefix: String,
+    /// What stands before these names in the file, such as `model.router.`; needed where there are several layers
+    #[arg(long)]
+    prefix: Option<String>,
+    /// A tensor behind the prefix that has nothing to do with the layer, or what the names of several begin with: `tokens.`
+    #[arg(long, value_name = "NAME")]
+    ignore: Vec<String>,
     /// Safetensors file with a tensor `x` [B, S, in] or [N, in] of F32, F16 or BF16, which stays so on the device, and `lengths` [B] where sequences are padded; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -167,7 +171,8 @@ struct Costed {
 
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let Arguments { allow_non_finite, .. } = *arguments;
-    let weights = input::read_weights(&arguments.weights, &arguments.prefix, allow_non_finite)?;
+    let (weights, prefix) =
+        read_layer(&arguments.weights, arguments.prefix.as_deref(), &arguments.ignore, allow_non_finite)?;
     let dimensions = weights.dimensions();
     let settings = arguments.settings(&weights)?;
     let mut input = input::read_input(&arguments.input, dimensions, allow_non_finite)?;
@@ -185,6 +190,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let report = Report {
         arguments,
         target,
+        prefix,
         dimensions,
         paths: weights.paths(),
         order: evaluator.order(),
@@ -236,6 +242,7 @@ pub fn typed(element: Element) -> String {
 struct Report<'a> {
     arguments: &'a Arguments,
     target: Target,
+    prefix: String,
     dimensions: Dimensions,
     paths: usize,
     order: Order,
@@ -284,6 +291,7 @@ impl Report<'_> {
             out,
             &serde_json::json!({
                 "adapter": self.target.description(),
+                "prefix": self.prefix,
                 "dimensions": { "input": input, "attention": attention, "routing": routing, "output": output },
                 "order": self.order.to_string(),
                 "orders": self.costs(),

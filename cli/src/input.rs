@@ -3,8 +3,8 @@
 use std::path::Path;
 
 use anyhow::Context;
-use double_routing::{Dimensions, Element, Storage, Weights, bytemuck};
-use double_routing_common::input::{Input, first_non_finite_weight};
+use double_routing::{Dimensions, Element, Storage, bytemuck};
+use double_routing_common::input::Input;
 use ndarray::{ArrayViewD, CowArray, IxDyn};
 use ndarray_npy::{ViewElement, ViewNpyError, ViewNpyExt};
 use safetensors::{Dtype, SafeTensors};
@@ -37,17 +37,6 @@ pub fn dtype(element: Element) -> Dtype {
         Element::U32 => Dtype::U32,
         _ => Dtype::F32,
     }
-}
-
-/// Reads the weights.
-pub fn read_weights(path: &Path, prefix: &str, allow_non_finite: bool) -> anyhow::Result<Weights> {
-    let bytes = Source::open(path)?;
-    let file = || path.display().to_string();
-    let weights = Weights::from_safetensors(&bytes, prefix).with_context(file)?;
-    if !allow_non_finite && let Some(found) = first_non_finite_weight(&weights, &bytes, prefix)? {
-        return Err(refusal(&found)).with_context(file);
-    }
-    Ok(weights)
 }
 
 /// Reads x for a layer of these dimensions: a .npy file, or safetensors with a tensor `x` and perhaps `lengths`.

@@ -12,14 +12,15 @@ mod gpu;
 mod growth;
 mod input;
 mod judge;
+mod kind;
 mod measure;
-mod model_config;
 mod moe;
 mod report;
 mod save;
 mod shader;
 mod source;
 mod tune;
+mod weights;
 
 use std::{env, io, process::ExitCode};
 

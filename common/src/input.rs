@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{bail, ensure};
-use double_routing::{Dimensions, Storage, Values, Weights, bytemuck};
+use double_routing::{Checkpoint, Dimensions, Storage, Values, Weights, bytemuck};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 /// x and, where sequences differ in length, how many positions of each count.
@@ -164,10 +164,9 @@ fn checked_lengths(lengths: Vec<i64>, shape: &[usize], x: &[usize]) -> anyhow::R
 pub fn first_non_finite_weight(weights: &Weights, file: &[u8], prefix: &str) -> anyhow::Result<Option<String>> {
     let Some((name, position)) = weights.first_non_finite() else { return Ok(None) };
     let name = format!("{prefix}{name}");
-    let file = SafeTensors::deserialize(file)?;
-    let view = file.tensor(&name)?;
-    let value = Values::from_safetensors(&name, &view)?.to_f32()[position];
-    Ok(Some(not_finite(&name, view.shape(), position, value)))
+    let file = Checkpoint::open(&[("the file", file)])?;
+    let value = file.values(&name)?.to_f32()[position];
+    Ok(Some(not_finite(&name, file.shape(&name)?, position, value)))
 }
 
 /// Says where a number is that is not finite.

@@ -5,3 +5,4 @@ pub mod heat;
 pub mod input;
 pub mod judge;
 pub mod languages;
+pub mod model_config;

@@ -10,7 +10,7 @@ use std::{io::Write, num::NonZeroUsize, path::PathBuf};
 
 use anyhow::Context;
 use double_routing::{Storage, Values, bytemuck, moe::Routing};
-use double_routing_common::input::Input;
+use double_routing_common::{input::Input, model_config::ModelConfig};
 use safetensors::{Dtype, tensor::TensorView};
 use serde_json::{Value, json};
 
@@ -19,7 +19,7 @@ use crate::{
     forward::typed,
     gpu::{Selection, Target},
     input::{self, OutputType},
-    model_config::ModelConfig,
+    kind,
     report::{self, BOLD, Out},
     save::Destination,
 };
@@ -122,12 +122,13 @@ pub fn run(part: Part, arguments: &Arguments, out: &mut Out) -> anyhow::Result<V
 
 fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
     let path = &arguments.config;
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = ModelConfig::parse(&text).and_then(|config| {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let read = || -> anyhow::Result<ModelConfig> {
+        let config = ModelConfig::parse(kind::json(&bytes)?)?;
         config.router.check()?;
         Ok(config)
-    });
-    config.with_context(|| path.display().to_string())
+    };
+    read().with_context(|| path.display().to_string())
 }
 
 fn write(input: &Input, output: &Output, config: &ModelConfig, mut destination: Destination) -> anyhow::Result<()> {
