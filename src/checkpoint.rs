@@ -34,8 +34,10 @@ pub struct Checkpoint<'a> {
     files: Vec<File<'a>>,
     /// Where each tensor is: in one file, or in several.
     tensors: BTreeMap<String, Vec<Place>>,
-    on_read: Option<Box<dyn Fn(usize, Range<usize>) + 'a>>,
+    on_read: Option<OnRead<'a>>,
 }
+
+type OnRead<'a> = Box<dyn Fn(usize, Range<usize>) + 'a>;
 
 struct File<'a> {
     name: String,
@@ -362,6 +364,8 @@ fn places(bytes: &[u8], file: usize) -> std::result::Result<Vec<(String, Place)>
 
 /// Tensors whose types are not known, by name: the type and the shape.
 type Unknown = BTreeMap<String, (Kind, Vec<usize>)>;
+/// What safetensors make of a tensor's entry in a header.
+type Entry = (String, TensorInfo);
 
 /// Reads a header that has types in it which are not known, with bytes in their place. Whether tensors lie where a file's may is checked as for
 /// all. Gives the error of before back where that is not what was wrong.
@@ -369,7 +373,7 @@ fn with_unknown_types(
     bytes: &[u8],
     error: serde_json::Error,
 ) -> std::result::Result<(usize, Metadata, Unknown), SafeTensorError> {
-    let header = || -> Option<(usize, Vec<(String, TensorInfo)>, Unknown)> {
+    let header = || -> Option<(usize, Vec<Entry>, Unknown)> {
         let (length, rest) = bytes.split_first_chunk()?;
         let length = usize::try_from(u64::from_le_bytes(*length)).ok()?;
         let entries: Map<String, Value> = serde_json::from_slice(rest.get(..length)?).ok()?;

@@ -311,7 +311,8 @@ impl Report<'_> {
 
     fn print(&self, out: &mut Out) -> anyhow::Result<()> {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.target.description())?;
-        writeln!(out, "{BOLD}layer{BOLD:#}    {}", self.dimensions)?;
+        let behind = if self.prefix.is_empty() { String::new() } else { format!(", behind '{}'", self.prefix) };
+        writeln!(out, "{BOLD}layer{BOLD:#}    {}{behind}", self.dimensions)?;
         let masked = if self.input.lengths.is_some() { " with lengths" } else { "" };
         writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}{masked}", self.input.shape, typed(self.input.storage.x))?;
         let rows = self.costs().into_iter().map(|cost| {
