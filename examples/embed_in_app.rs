@@ -16,7 +16,7 @@ mod picture;
 
 use std::{error::Error, fs, path::Path};
 
-use double_routing::{DoubleRouting, Gpu, Settings, Tensor, Values, Weights, bytemuck, wgpu};
+use double_routing::{Checkpoint, DoubleRouting, Gpu, Settings, Tensor, Weights, bytemuck, wgpu};
 use picture::Picture;
 use safetensors::SafeTensors;
 
@@ -96,10 +96,12 @@ impl Model {
         let bytes = fs::read(path).map_err(|error| format!("{path}, which is in the repository: {error}"))?;
         let (_, header) = SafeTensors::read_metadata(&bytes)?;
         let labels = header.metadata().as_ref().and_then(|metadata| metadata.get("labels")).ok_or("no labels")?;
-        let tokens = SafeTensors::deserialize(&bytes)?.tensor("tokens.weight")?;
+        let checkpoint = Checkpoint::open(&[(path, &bytes)])?;
+        let tokens = checkpoint.values("tokens.weight")?.to_f32();
         Ok(Self {
-            weights: Weights::from_safetensors(&bytes, "")?,
-            tokens: Values::from_safetensors("tokens.weight", &tokens)?.to_f32(),
+            // All that lies beside a layer's tensors is read, or left out.
+            weights: Weights::from_checkpoint(&checkpoint.without(&["tokens.weight"]), "")?,
+            tokens,
             languages: labels.split(',').map(str::to_owned).collect(),
         })
     }

@@ -49,6 +49,9 @@ pub enum Error {
     /// Weights that cannot be read or do not fit each other.
     #[error("weights: {0}")]
     Weights(String),
+    /// Tensors among weights that may change the result, and that nothing reads.
+    #[error("weights: {0}")]
+    Unread(String),
     /// A tuning that cannot be read.
     #[error("tuning: {0}")]
     Tuning(String),

@@ -16,6 +16,7 @@
 //! [`Session`] and [`Gpu::read`] submit anything, and nothing blocks.
 
 pub mod check;
+mod checkpoint;
 mod device;
 mod error;
 pub mod kernels;
@@ -28,6 +29,7 @@ mod step;
 mod tensor;
 
 pub use bytemuck;
+pub use checkpoint::{Checkpoint, names_like};
 pub use device::{AdapterChoice, AdapterClass, ErrorScope, Gpu};
 pub use error::{Error, Result};
 pub use routing::{

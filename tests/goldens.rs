@@ -11,7 +11,7 @@ mod common;
 
 use common::{gpus, wait};
 use double_routing::{
-    DoubleRouting, Order, Settings, Values, Weights,
+    Checkpoint, DoubleRouting, Order, Settings, Values, Weights,
     reference::{Forward, signal_error},
 };
 use safetensors::SafeTensors;
@@ -19,6 +19,9 @@ use safetensors::SafeTensors;
 /// y may be this many times as far from the truth as PyTorch's float32 is; errors below the floor are too small to compare.
 const YARDSTICKS: f64 = 4.0;
 const FLOOR: f64 = 1e-6;
+
+/// What a golden's file holds beside the layer.
+const BESIDE: [&str; 8] = ["x", "lengths", "h", "logits", "w", "routed", "y", "d"];
 
 struct Golden {
     name: String,
@@ -42,6 +45,7 @@ fn goldens() -> Vec<Golden> {
             let bytes = std::fs::read(folder.join(format!("{name}.safetensors"))).expect("a golden");
             let file = SafeTensors::deserialize(&bytes).expect("safetensors");
             let x = file.tensor("x").expect("x");
+            let layer = Checkpoint::open(&[(&name, &bytes)]).expect("safetensors").without(&BESIDE);
             let doubles = |name: &str| -> Vec<f64> {
                 double_routing::bytemuck::pod_collect_to_vec(file.tensor(name).expect("a result").data())
             };
@@ -53,7 +57,7 @@ fn goldens() -> Vec<Golden> {
                 shape: x.shape().to_vec(),
                 x: Values::from_safetensors("x", &x).expect("f32").to_f32(),
                 lengths,
-                weights: Weights::from_safetensors(&bytes, "").expect("weights"),
+                weights: Weights::from_checkpoint(&layer, "").expect("weights"),
                 truth: Forward {
                     h: doubles("h"),
                     logits: doubles("logits"),

@@ -27,17 +27,21 @@ use crate::{
     save::{self, Destination},
     source::Source,
     tensors::Tensors,
+    weights::read_layer,
 };
 
 #[derive(Debug, clap::Args)]
 pub struct Arguments {
-    /// Safetensors file with embedding, attention, routing1 and routing2, each .weight and .bias, as PyTorch saves them; with path_gate
-    /// there are several paths, and routing2 is [P, O, R]
+    /// Safetensors file with embedding, attention, routing1 and routing2, each .weight and perhaps .bias, as PyTorch saves them; with
+    /// path_gate there are several paths, and routing2 is [P, O, R]
     #[arg(long, value_name = "FILE")]
     weights: PathBuf,
-    /// What stands before these names in the file, such as `model.router.`
-    #[arg(long, default_value = "", hide_default_value = true)]
-    prefix: String,
+    /// What stands before these names in the file, such as `model.router.`; needed where there are several layers
+    #[arg(long)]
+    prefix: Option<String>,
+    /// A tensor behind the prefix that has nothing to do with the layer, or what the names of several begin with: `tokens.`
+    #[arg(long, value_name = "NAME")]
+    ignore: Vec<String>,
     /// Safetensors file with a tensor `x` [B, S, in] or [N, in] of F32, F16 or BF16, which stays so on the device, and `lengths` [B] where sequences are padded; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -180,7 +184,8 @@ struct Costed {
 pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let Arguments { allow_non_finite, .. } = *arguments;
     save::apart(&arguments.read(), &[("--output", &arguments.output)])?;
-    let weights = input::read_weights(&arguments.weights, &arguments.prefix, allow_non_finite)?;
+    let (weights, prefix) =
+        read_layer(&arguments.weights, arguments.prefix.as_deref(), &arguments.ignore, allow_non_finite)?;
     let settings = arguments.settings(&weights)?;
     let source = Source::open(&arguments.input)?;
     let mut rows = Rows::of_layer(&source, weights.dimensions(), allow_non_finite)?;
@@ -203,6 +208,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
     let report = Report {
         arguments,
         target,
+        prefix,
         dimensions: weights.dimensions(),
         order: evaluator.order(),
         input: &rows.input,
@@ -331,6 +337,7 @@ impl Results<'_> {
 struct Report<'a> {
     arguments: &'a Arguments,
     target: Target,
+    prefix: String,
     dimensions: Dimensions,
     order: Order,
     input: &'a Input<'a>,
@@ -362,6 +369,7 @@ impl Report<'_> {
             out,
             &serde_json::json!({
                 "adapter": self.target.description(),
+                "prefix": self.prefix,
                 "dimensions": { "input": input, "attention": attention, "routing": routing, "output": output },
                 "order": self.order.to_string(),
                 "orders": self.costs(),
@@ -381,7 +389,8 @@ impl Report<'_> {
 
     fn print(&self, out: &mut Out) -> anyhow::Result<()> {
         writeln!(out, "{BOLD}adapter{BOLD:#}  {}", self.target.description())?;
-        writeln!(out, "{BOLD}layer{BOLD:#}    {}", self.dimensions)?;
+        let behind = if self.prefix.is_empty() { String::new() } else { format!(", behind '{}'", self.prefix) };
+        writeln!(out, "{BOLD}layer{BOLD:#}    {}{behind}", self.dimensions)?;
         let masked = if self.input.lengths.is_some() { " with lengths" } else { "" };
         writeln!(out, "{BOLD}x{BOLD:#}        {:?}{}{masked}", self.input.shape(), typed(self.input.storage.x))?;
         let rows = self.costs().into_iter().map(|cost| {

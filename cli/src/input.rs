@@ -1,16 +1,19 @@
 //! Reading x, its lengths and the weights from files.
 
-use std::{ops::Range, path::Path};
+use std::ops::Range;
 
-use anyhow::Context;
-use double_routing::{Dimensions, Element, Weights};
+use anyhow::{Context, anyhow};
+use double_routing::{Dimensions, Element};
 use double_routing_common::{
-    input::{Input, Part, first_non_finite_weight, not_finite},
+    input::{Input, Part, not_finite},
     npy,
 };
 use safetensors::{Dtype, SafeTensors};
 
-use crate::source::Source;
+use crate::{
+    kind::{self, Kind},
+    source::Source,
+};
 
 /// A type that y can be written in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, clap::ValueEnum)]
@@ -38,17 +41,6 @@ pub fn dtype(element: Element) -> Dtype {
         Element::U32 => Dtype::U32,
         _ => Dtype::F32,
     }
-}
-
-/// Reads the weights.
-pub fn read_weights(path: &Path, prefix: &str, allow_non_finite: bool) -> anyhow::Result<Weights> {
-    let bytes = Source::open(path)?;
-    let file = || path.display().to_string();
-    let weights = Weights::from_safetensors(&bytes, prefix).with_context(file)?;
-    if !allow_non_finite && let Some(found) = first_non_finite_weight(&weights, &bytes, prefix)? {
-        return Err(refusal(&found)).with_context(file);
-    }
-    Ok(weights)
 }
 
 /// x in a file, of which no more is in memory than is worked on.
@@ -87,7 +79,7 @@ impl<'a> Rows<'a> {
             let bytes: &'a [u8] = source;
             let input = match bytes.starts_with(npy::MAGIC) {
                 true => Input::of_numbers(npy::read(bytes)?),
-                false => from_tensors(&SafeTensors::deserialize(bytes).context("neither .npy nor safetensors")?)?,
+                false => from_tensors(&tensors(bytes)?)?,
             };
             check(&input)?;
             anyhow::Ok(input)
@@ -116,7 +108,7 @@ impl<'a> Rows<'a> {
     /// Checks what was taken from a place of x on, and lets the file's pages go.
     fn taken(&self, values: &[f32], start: usize) -> anyhow::Result<()> {
         if let Some(source) = self.source {
-            source.release();
+            source.release(0..source.len());
         }
         match self.input.first_non_finite(values, start).filter(|_| !self.allow_non_finite) {
             None => Ok(()),
@@ -128,9 +120,18 @@ impl<'a> Rows<'a> {
     }
 }
 
+/// The tensors of what is no .npy file.
+fn tensors(bytes: &[u8]) -> anyhow::Result<SafeTensors<'_>> {
+    SafeTensors::deserialize(bytes).map_err(|error| {
+        let kind = kind::of(bytes).filter(|kind| *kind != Kind::Safetensors);
+        let what = kind.map_or_else(|| error.to_string(), |kind| format!("it is {kind}"));
+        anyhow!("neither .npy nor safetensors: {what}")
+    })
+}
+
 /// Refuses a number that is not finite, and says what would let it pass.
 pub fn refusal(found: &str) -> anyhow::Error {
-    anyhow::anyhow!("{found}; --allow-non-finite lets it pass")
+    anyhow!("{found}; --allow-non-finite lets it pass")
 }
 
 /// Refuses a result that is not finite: x is, and the result means nothing.
@@ -139,7 +140,7 @@ pub fn overflow(name: &str, shape: &[usize], position: usize, value: f32, y: Ele
         ("y", Element::F16) => "f16 ends at 65504, --output-type f32 or bf16 at 3.4e38",
         _ => "it is beyond f32, which ends at 3.4e38",
     };
-    anyhow::anyhow!(
+    anyhow!(
         "{}, though x is finite: {beyond}; --allow-non-finite lets it pass",
         not_finite(name, shape, position, value)
     )

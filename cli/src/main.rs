@@ -13,8 +13,8 @@ mod growth;
 mod input;
 mod interrupt;
 mod judge;
+mod kind;
 mod measure;
-mod model_config;
 mod moe;
 mod report;
 mod save;
@@ -22,6 +22,7 @@ mod shader;
 mod source;
 mod tensors;
 mod tune;
+mod weights;
 
 use std::{env, io, process::ExitCode};
 

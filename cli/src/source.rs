@@ -3,7 +3,7 @@
 use std::{
     fs::File,
     io::Read,
-    ops::Deref,
+    ops::{Deref, Range},
     path::{Path, PathBuf},
 };
 
@@ -51,15 +51,19 @@ impl Source {
         &self.path
     }
 
-    /// Gives the memory back that the bytes take which were used; they are read from the file again when they are used again.
-    pub fn release(&self) {
+    /// Gives the memory back that some of the bytes take; they are read from the file again when they are used again.
+    pub fn release(&self, range: Range<usize>) {
         #[cfg(unix)]
         if let Bytes::Mapped(map) = &self.bytes {
             // SAFETY: nothing is ever written to this mapping, so pages that are dropped are those of the file.
-            if let Err(error) = unsafe { map.unchecked_advise(memmap2::UncheckedAdvice::DontNeed) } {
+            let released =
+                unsafe { map.unchecked_advise_range(memmap2::UncheckedAdvice::DontNeed, range.start, range.len()) };
+            if let Err(error) = released {
                 log::debug!("{}: {error}", self.path.display());
             }
         }
+        #[cfg(not(unix))]
+        let _ = range;
     }
 }
 

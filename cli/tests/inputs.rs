@@ -100,6 +100,22 @@ fn a_file_that_was_cut_short_says_so_once() {
 }
 
 #[test]
+fn a_file_is_called_what_it_is() {
+    let files = Files::new(&weights(), &[x(&[2, 3, INPUT])]);
+    let whole = std::fs::read(files.path("input.safetensors")).unwrap();
+    for (bytes, words) in [
+        (&b"version https://git-lfs.github.com/spec/v1\noid sha256:0\n"[..], "git lfs pull"),
+        (b"<!DOCTYPE html><html>", "HTML"),
+        (b"GGUF\x03\0\0\0", "GGUF"),
+        (&whole[..whole.len() - 1], "cut short"),
+        (b"", "an empty file"),
+    ] {
+        files.write("input.safetensors", bytes);
+        files.forward(&CPU).refused(&["input.safetensors", "neither .npy nor safetensors", words]);
+    }
+}
+
+#[test]
 fn lengths_of_every_type_of_whole_numbers() {
     let files = |lengths: Named| Files::new(&weights(), &[x(&[3, 4, INPUT]), lengths]);
     let w = |tensor: Named| {

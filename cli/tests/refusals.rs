@@ -52,7 +52,7 @@ fn levels_that_do_not_fit() {
     let mut weights = weights_with_paths(6);
     weights.retain(|(name, ..)| name != "routing2.bias");
     weights.push(f32_tensor("routing2.bias", &[7], &random(1, 7)));
-    refused_weights(&safetensors_bytes(&weights), &["routing2.weight is [6, 7, 5]", "[7]", "path_gate.weight [6, 5]"]);
+    refused_weights(&safetensors_bytes(&weights), &["routing2.bias is [7]", "routing2.weight [6, 7, 5] needs [6, 7]"]);
 }
 
 #[test]

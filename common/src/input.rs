@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
-use double_routing::{Dimensions, Storage, Values, Weights};
+use double_routing::{Checkpoint, Dimensions, Storage, Weights};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::numbers::{Numbers, product};
@@ -253,10 +253,9 @@ fn one_or_zero(name: &str, shape: &[usize], at: usize, mark: f64) -> anyhow::Res
 pub fn first_non_finite_weight(weights: &Weights, file: &[u8], prefix: &str) -> anyhow::Result<Option<String>> {
     let Some((name, position)) = weights.first_non_finite() else { return Ok(None) };
     let name = format!("{prefix}{name}");
-    let file = SafeTensors::deserialize(file)?;
-    let view = file.tensor(&name)?;
-    let value = Values::from_safetensors(&name, &view)?.to_f32()[position];
-    Ok(Some(not_finite(&name, view.shape(), position, value)))
+    let file = Checkpoint::open(&[("the file", file)])?;
+    let value = file.values(&name)?.to_f32()[position];
+    Ok(Some(not_finite(&name, file.shape(&name)?, position, value)))
 }
 
 /// Says where a number is that is not finite.

@@ -2,7 +2,7 @@
 //! `examples/training/train.py` made the model.
 
 use anyhow::{Context, ensure};
-use double_routing::{Output, Values, Weights};
+use double_routing::{Checkpoint, Output, Weights};
 use safetensors::SafeTensors;
 use serde::Serialize;
 
@@ -55,12 +55,13 @@ impl Model {
             Ok(value.with_context(|| format!("the model has no {key}"))?.split(',').map(str::to_owned).collect())
         };
         let (labels, names) = (list("labels")?, list("names")?);
-        let view = SafeTensors::deserialize(bytes)?.tensor("tokens.weight")?;
-        let tokens = Values::from_safetensors("tokens.weight", &view)?.to_f32();
-        let weights = Weights::from_safetensors(bytes, "")?;
+        let checkpoint = Checkpoint::open(&[("the model", bytes)])?;
+        let shape = checkpoint.shape("tokens.weight")?.to_vec();
+        let tokens = checkpoint.values("tokens.weight")?.to_f32();
+        let weights = Weights::from_checkpoint(&checkpoint.without(&["tokens.weight"]), "")?;
         let dimensions = weights.dimensions();
-        let [buckets, features] = *view.shape() else { anyhow::bail!("tokens.weight is {:?}", view.shape()) };
-        ensure!(buckets > 0 && features == dimensions.input, "tokens.weight is {:?}, layer {dimensions}", view.shape());
+        let [buckets, features] = shape[..] else { anyhow::bail!("tokens.weight is {shape:?}") };
+        ensure!(buckets > 0 && features == dimensions.input, "tokens.weight is {shape:?}, layer {dimensions}");
         ensure!(labels.len() == dimensions.output && names.len() == labels.len(), "{} labels", labels.len());
         Ok(Self { weights, labels, names, tokens, buckets })
     }

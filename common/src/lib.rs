@@ -5,5 +5,6 @@ pub mod heat;
 pub mod input;
 pub mod judge;
 pub mod languages;
+pub mod model_config;
 pub mod npy;
 pub mod numbers;

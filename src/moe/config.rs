@@ -99,7 +99,8 @@ impl RouterConfig {
     /// Whether the numbers fit each other.
     ///
     /// # Errors
-    /// [`Error::Shape`] where a token gets more paths than there are or none, or groups do not divide the paths.
+    /// [`Error::Shape`] where a token gets none, or more paths than there are, or than the groups that are kept have; where groups do not
+    /// divide the paths; and where they score by their two largest but have one.
     ///
     /// ```
     /// use double_routing::moe::RouterConfig;
@@ -111,12 +112,23 @@ impl RouterConfig {
         if *per_token == 0 || per_token > paths {
             return Err(Error::shape("router", format!("{per_token} paths a token, of {paths}")));
         }
-        if let Some(GroupLimit { groups, kept, .. }) = choice.groups {
+        if let Some(GroupLimit { groups, kept, score }) = choice.groups {
             if groups == 0 || !paths.is_multiple_of(groups as usize) {
                 return Err(Error::shape("router", format!("{paths} paths in {groups} groups")));
             }
             if kept == 0 || kept > groups {
                 return Err(Error::shape("router", format!("{kept} groups kept, of {groups}")));
+            }
+            let size = paths / groups as usize;
+            if kept as usize * size < *per_token {
+                let (left, each) = (kept as usize * size, if kept == 1 { "group" } else { "groups" });
+                return Err(Error::shape(
+                    "router",
+                    format!("{per_token} paths a token, of {left} in {kept} {each} kept of {groups}"),
+                ));
+            }
+            if score == GroupScore::SumOfTwo && size == 1 {
+                return Err(Error::shape("router", format!("{groups} groups of 1 path score by their 2 largest")));
             }
         }
         if !choice.scale.is_finite() {

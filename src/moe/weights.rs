@@ -1,9 +1,9 @@
 //! The weights of routers and of their experts: from safetensors files under the names of published checkpoints, or from the
 //! caller's values.
 
-use safetensors::SafeTensors;
+use std::collections::BTreeSet;
 
-use crate::{Error, Result, Values};
+use crate::{Checkpoint, Error, Result, Values, checkpoint};
 
 /// A router's weights: one row of the gate for each path.
 ///
@@ -109,11 +109,10 @@ impl RouterWeights {
         Ok(Self { gate, shape, correction_bias })
     }
 
-    /// A router's weights from the bytes of safetensors files: `gate.weight`, and `gate.e_score_correction_bias` where there is
-    /// one, below `prefix`, or below `mlp.` or `block_sparse_moe.` there. A checkpoint may be spread over several files.
+    /// A router's weights from the bytes of safetensors files: [`RouterWeights::from_checkpoint`] of these.
     ///
     /// # Errors
-    /// As [`Weights::from_safetensors`](crate::Weights::from_safetensors).
+    /// As [`RouterWeights::from_checkpoint`]; [`Error::Weights`] for a file that is malformed.
     ///
     /// ```no_run
     /// let bytes = std::fs::read("model.safetensors").expect("a file");
@@ -121,17 +120,51 @@ impl RouterWeights {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn from_safetensors(files: &[&[u8]], prefix: &str) -> Result<Self> {
-        Files::open(files, prefix)?.router()
+        Self::from_checkpoint(&opened(files)?, prefix)
+    }
+
+    /// A router's weights: `gate.weight`, and `gate.e_score_correction_bias` where there is one, below `prefix`, or below `mlp.` or
+    /// `block_sparse_moe.` there. Of what else lies there its experts, and shared ones, do not matter; any other tensor is refused, as
+    /// [`Weights::from_checkpoint`](crate::Weights::from_checkpoint) does.
+    ///
+    /// # Errors
+    /// As [`Weights::from_checkpoint`](crate::Weights::from_checkpoint).
+    ///
+    /// ```no_run
+    /// # fn read(shard: &[u8]) -> double_routing::Result<()> {
+    /// use double_routing::{Checkpoint, moe::RouterWeights};
+    /// let router = RouterWeights::from_checkpoint(&Checkpoint::open(&[("shard", shard)])?, "model.layers.3.mlp.")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_checkpoint(checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<Self> {
+        let block = Block::new(checkpoint, prefix);
+        block.shape(GATE)?;
+        checkpoint.refuse_unread(&block.prefix, |name| [GATE, CORRECTION].contains(&name) || of_experts(name))?;
+        block.router()
+    }
+
+    /// What stands before the names of each router there is, in the order of their layers.
+    ///
+    /// ```no_run
+    /// # fn read(checkpoint: &double_routing::Checkpoint<'_>) {
+    /// // `model.layers.3.mlp.`, `model.layers.4.mlp.`, …
+    /// println!("{:?}", double_routing::moe::RouterWeights::prefixes(checkpoint));
+    /// # }
+    /// ```
+    pub fn prefixes(checkpoint: &Checkpoint<'_>) -> Vec<String> {
+        let mut prefixes: Vec<&str> = checkpoint.names().filter_map(|name| name.strip_suffix(GATE)).collect();
+        // shared_expert_gate.weight is none.
+        prefixes.retain(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+        prefixes.sort_by_key(|prefix| (prefix.len(), *prefix));
+        prefixes.into_iter().map(str::to_owned).collect()
     }
 }
 
 impl MoeWeights {
-    /// A block's weights from the bytes of safetensors files, under the names of published checkpoints below `prefix` (or below
-    /// `mlp.` or `block_sparse_moe.` there): the router's, `experts.N.{gate,up,down}_proj.weight` or Mixtral's
-    /// `experts.N.{w1,w3,w2}.weight`, and `shared_experts.*` or `shared_expert.*` with `shared_expert_gate.weight`.
+    /// A block's weights from the bytes of safetensors files: [`MoeWeights::from_checkpoint`] of these.
     ///
     /// # Errors
-    /// As [`Weights::from_safetensors`](crate::Weights::from_safetensors), naming the expert.
+    /// As [`MoeWeights::from_checkpoint`]; [`Error::Weights`] for a file that is malformed.
     ///
     /// ```no_run
     /// let bytes = std::fs::read("model.safetensors").expect("a file");
@@ -139,11 +172,38 @@ impl MoeWeights {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn from_safetensors(files: &[&[u8]], prefix: &str) -> Result<Self> {
-        let files = Files::open(files, prefix)?;
-        let router = files.router()?;
-        let experts = files.experts(router.shape)?;
-        let shared = files.shared(router.shape[1])?;
-        Ok(Self { router, experts, shared })
+        Self::from_checkpoint(&opened(files)?, prefix)
+    }
+
+    /// A block's weights under the names of published checkpoints below `prefix` (or below `mlp.` or `block_sparse_moe.` there): the
+    /// router's, `experts.N.{gate,up,down}_proj.weight` or Mixtral's `experts.N.{w1,w3,w2}.weight`, and `shared_experts.*` or
+    /// `shared_expert.*` with `shared_expert_gate.weight`. Any other tensor there is refused, as
+    /// [`Weights::from_checkpoint`](crate::Weights::from_checkpoint) does. All experts' values are copied once.
+    ///
+    /// # Errors
+    /// As [`Weights::from_checkpoint`](crate::Weights::from_checkpoint), naming the expert.
+    ///
+    /// ```no_run
+    /// # fn read(shard: &[u8]) -> double_routing::Result<()> {
+    /// use double_routing::{Checkpoint, moe::MoeWeights};
+    /// let block = MoeWeights::from_checkpoint(&Checkpoint::open(&[("shard", shard)])?, "model.layers.3.mlp.")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_checkpoint(checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<Self> {
+        let block = Block::new(checkpoint, prefix);
+        let [paths, features] = block.matrix(GATE)?;
+        let experts = block.experts([paths, features])?;
+        let shared = block.shared(features)?;
+        let read: BTreeSet<String> = experts.names().chain(shared.iter().flat_map(Maps::names)).collect();
+        checkpoint.refuse_unread(&block.prefix, |name| [GATE, CORRECTION].contains(&name) || read.contains(name))?;
+        let shared = match shared {
+            Some(maps) => {
+                let gate = if maps.gated { Some(block.values(SHARED_GATE)?) } else { None };
+                Some(SharedWeights { expert: block.stacked(&maps)?, gate })
+            }
+            None => None,
+        };
+        Ok(Self { router: block.router()?, experts: block.stacked(&experts)?, shared })
     }
 
     /// The first NaN or infinity: the tensor's name and its position.
@@ -201,110 +261,176 @@ impl ExpertWeights {
     }
 }
 
-/// The files of a checkpoint, and what the names of a block's tensors begin with.
-struct Files<'a> {
-    files: Vec<SafeTensors<'a>>,
-    prefix: String,
-}
+const GATE: &str = "gate.weight";
+const CORRECTION: &str = "gate.e_score_correction_bias";
+const SHARED_GATE: &str = "shared_expert_gate.weight";
+
+/// Where a block may lie below what the caller says.
+const BELOW: [&str; 3] = ["", "mlp.", "block_sparse_moe."];
 
 /// The names of an expert's gate, up and down maps.
 const EXPERT_NAMES: [[&str; 3]; 2] = [["gate_proj", "up_proj", "down_proj"], ["w1", "w3", "w2"]];
 
-impl<'a> Files<'a> {
-    fn open(files: &[&'a [u8]], prefix: &str) -> Result<Self> {
-        let open = |bytes: &&'a [u8]| {
-            SafeTensors::deserialize(bytes).map_err(|error| Error::Weights(format!("not safetensors: {error}")))
-        };
-        let files: Vec<_> = files.iter().map(open).collect::<Result<_>>()?;
-        let mut found = Self { files, prefix: prefix.into() };
-        for below in ["mlp.", "block_sparse_moe."] {
-            if !found.has("gate.weight") && found.has(&format!("{below}gate.weight")) {
-                found.prefix += below;
-            }
+/// The maps of experts that are stored as one.
+const STACKED_NAMES: [&str; 9] =
+    ["gate_up_proj", "gate_proj", "up_proj", "down_proj", "w13_weight", "w2_weight", "w1", "w2", "w3"];
+
+/// Whether a tensor is of a block's experts, so that it does not matter to its router.
+fn of_experts(name: &str) -> bool {
+    let is_number = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_digit());
+    let of_map = |map: &str, name: &str| {
+        name.strip_prefix(map).is_some_and(|rest| rest.is_empty() || rest.starts_with(['.', '_']))
+    };
+    match name.split_once('.') {
+        Some(("experts", rest)) => {
+            rest.split_once('.').is_some_and(|(number, _)| is_number(number))
+                || STACKED_NAMES.iter().any(|map| of_map(map, rest))
         }
-        Ok(found)
+        Some((module, _)) => ["shared_expert", "shared_experts", "shared_expert_gate"].contains(&module),
+        None => false,
+    }
+}
+
+fn opened<'a>(files: &[&'a [u8]]) -> Result<Checkpoint<'a>> {
+    let names: Vec<String> = (1..=files.len()).map(|number| format!("file {number}")).collect();
+    let named: Vec<(&str, &[u8])> = names.iter().map(String::as_str).zip(files.iter().copied()).collect();
+    Checkpoint::open(&named)
+}
+
+/// A block in a checkpoint, and what the names of its tensors begin with.
+struct Block<'c, 'a> {
+    checkpoint: &'c Checkpoint<'a>,
+    prefix: String,
+}
+
+/// Experts in a checkpoint, whose tensors are all there and of the right shapes.
+struct Maps {
+    /// What stands before the names of their maps: one for each expert.
+    experts: Vec<String>,
+    /// Of their gate, up and down maps.
+    maps: [&'static str; 3],
+    width: usize,
+    features: usize,
+    /// Whether [`SHARED_GATE`] is theirs.
+    gated: bool,
+}
+
+impl Maps {
+    /// The names of all of their tensors.
+    fn names(&self) -> impl Iterator<Item = String> {
+        let of_expert = |expert: &String| self.maps.map(|map| format!("{expert}.{map}.weight"));
+        let gate = self.gated.then(|| SHARED_GATE.to_owned());
+        self.experts.iter().flat_map(of_expert).chain(gate)
+    }
+}
+
+impl<'c, 'a> Block<'c, 'a> {
+    fn new(checkpoint: &'c Checkpoint<'a>, prefix: &str) -> Self {
+        Self { checkpoint, prefix: checkpoint::resolved(checkpoint, prefix, &BELOW, GATE) }
+    }
+
+    fn full(&self, name: &str) -> String {
+        format!("{}{name}", self.prefix)
     }
 
     fn has(&self, name: &str) -> bool {
-        let name = format!("{}{name}", self.prefix);
-        self.files.iter().any(|file| file.tensor(&name).is_ok())
+        self.checkpoint.contains(&self.full(name))
     }
 
-    fn tensor(&self, name: &str) -> Result<(Values, Vec<usize>)> {
-        let name = format!("{}{name}", self.prefix);
-        let view = self.files.iter().find_map(|file| file.tensor(&name).ok());
-        let view = view.ok_or_else(|| Error::Weights(format!("no tensor {name}{}", self.known())))?;
-        Ok((Values::from_safetensors(&name, &view)?, view.shape().to_vec()))
+    fn shape(&self, name: &str) -> Result<&'c [usize]> {
+        self.checkpoint.shape(&self.full(name))
     }
 
-    /// A tensor of two dimensions.
-    fn matrix(&self, name: &str) -> Result<(Values, [usize; 2])> {
-        let (values, shape) = self.tensor(name)?;
-        let &[rows, columns] = shape.as_slice() else {
-            return Err(Error::Weights(format!("{}{name} is {shape:?}, expected two dimensions", self.prefix)));
-        };
-        Ok((values, [rows, columns]))
-    }
-
-    fn matrix_of(&self, name: &str, wanted: [usize; 2]) -> Result<Values> {
-        let (values, shape) = self.matrix(name)?;
-        if shape != wanted {
-            return Err(Error::Weights(format!("{}{name} is {shape:?}, expected {wanted:?}", self.prefix)));
+    /// The shape of a tensor of two dimensions.
+    fn matrix(&self, name: &str) -> Result<[usize; 2]> {
+        match self.shape(name)? {
+            &[rows, columns] => Ok([rows, columns]),
+            shape => Err(Error::Weights(format!("{} is {shape:?}, expected two dimensions", self.full(name)))),
         }
-        Ok(values)
+    }
+
+    fn check(&self, name: &str, wanted: [usize; 2]) -> Result<()> {
+        let shape = self.matrix(name)?;
+        if shape != wanted {
+            return Err(Error::Weights(format!("{} is {shape:?}, expected {wanted:?}", self.full(name))));
+        }
+        Ok(())
+    }
+
+    fn values(&self, name: &str) -> Result<Values> {
+        self.checkpoint.values(&self.full(name))
     }
 
     fn router(&self) -> Result<RouterWeights> {
-        let (gate, shape) = self.matrix("gate.weight")?;
-        let name = "gate.e_score_correction_bias";
-        let bias = if self.has(name) { Some(self.tensor(name)?.0) } else { None };
-        RouterWeights::new(gate, shape, bias)
+        let shape = self.matrix(GATE)?;
+        let bias = if self.has(CORRECTION) { Some(self.values(CORRECTION)?) } else { None };
+        RouterWeights::new(self.values(GATE)?, shape, bias)
     }
 
-    fn experts(&self, [paths, features]: [usize; 2]) -> Result<ExpertWeights> {
-        let spelling = |names: &&[&str; 3]| self.has(&format!("experts.0.{}.weight", names[0]));
-        let [gate, up, down] = EXPERT_NAMES.iter().find(spelling).unwrap_or(&EXPERT_NAMES[0]);
-        let (_, [width, _]) = self.matrix(&format!("experts.0.{gate}.weight"))?;
-        let stacked = |name: &str, shape: [usize; 2]| -> Result<Values> {
-            let of_expert = |n: usize| self.matrix_of(&format!("experts.{n}.{name}.weight"), shape);
-            let parts: Vec<_> = (0..paths).map(of_expert).collect::<Result<_>>()?;
-            Values::concat(parts).ok_or_else(|| {
-                Error::Weights(format!("{}experts.*.{name}.weight are not all of one type", self.prefix))
-            })
-        };
-        let (wide, narrow) = ([width, features], [features, width]);
-        let beyond = format!("experts.{paths}.{gate}.weight");
+    fn experts(&self, [paths, features]: [usize; 2]) -> Result<Maps> {
+        let spelling = |maps: &&[&str; 3]| self.has(&format!("experts.0.{}.weight", maps[0]));
+        let maps = *EXPERT_NAMES.iter().find(spelling).unwrap_or(&EXPERT_NAMES[0]);
+        let found = self.maps("experts.0", maps, features)?;
+        let beyond = format!("experts.{paths}.{}.weight", maps[0]);
         if self.has(&beyond) {
-            let (gate, prefix) = ([paths, features], &self.prefix);
-            return Err(Error::Weights(format!("{prefix}gate.weight is {gate:?}, but there is {prefix}{beyond}")));
+            let (gate, beyond) = (self.full(GATE), self.full(&beyond));
+            return Err(Error::Weights(format!("{gate} is {:?}, but there is {beyond}", [paths, features])));
         }
-        ExpertWeights::new(stacked(gate, wide)?, stacked(up, wide)?, stacked(down, narrow)?, [paths, width, features])
+        // Counted before there is room for their names: an empty file may claim any number.
+        let experts: Vec<String> = (0..paths)
+            .map(|n| format!("experts.{n}"))
+            .map(|expert| self.check_maps(&expert, &found).map(|()| expert))
+            .collect::<Result<_>>()?;
+        Ok(Maps { experts, ..found })
     }
 
-    fn shared(&self, features: usize) -> Result<Option<SharedWeights>> {
-        let [gate, up, down] = EXPERT_NAMES[0];
-        let there = |name: &&str| self.has(&format!("{name}.{gate}.weight"));
-        let Some(name) = ["shared_experts", "shared_expert"].into_iter().find(there) else {
-            return Ok(None);
+    fn shared(&self, features: usize) -> Result<Option<Maps>> {
+        let there = |name: &&str| self.has(&format!("{name}.{}.weight", EXPERT_NAMES[0][0]));
+        let Some(name) = ["shared_experts", "shared_expert"].into_iter().find(there) else { return Ok(None) };
+        let gated = self.has(SHARED_GATE);
+        if gated {
+            self.check(SHARED_GATE, [1, features])?;
+        }
+        Ok(Some(Maps { gated, ..self.maps(name, EXPERT_NAMES[0], features)? }))
+    }
+
+    /// One expert, whose width its first map says.
+    fn maps(&self, expert: &str, maps: [&'static str; 3], features: usize) -> Result<Maps> {
+        let [width, _] = self.matrix(&format!("{expert}.{}.weight", maps[0]))?;
+        let found = Maps { experts: vec![expert.into()], maps, width, features, gated: false };
+        self.check_maps(expert, &found)?;
+        Ok(found)
+    }
+
+    fn check_maps(&self, expert: &str, maps: &Maps) -> Result<()> {
+        let (wide, narrow) = ([maps.width, maps.features], [maps.features, maps.width]);
+        for (map, shape) in maps.maps.iter().zip([wide, wide, narrow]) {
+            self.check(&format!("{expert}.{map}.weight"), shape)?;
+        }
+        Ok(())
+    }
+
+    fn stacked(&self, maps: &Maps) -> Result<ExpertWeights> {
+        let Maps { experts, maps, width, features, .. } = maps;
+        let stacked = |map: &str| -> Result<Values> {
+            let names: Vec<String> =
+                experts.iter().map(|expert| self.full(&format!("{expert}.{map}.weight"))).collect();
+            let Some(first) = names.first() else { return Ok(Vec::<f32>::new().into()) };
+            let element = self.checkpoint.element(first)?;
+            for name in &names {
+                let other = self.checkpoint.element(name)?;
+                if other != element {
+                    return Err(Error::Weights(format!(
+                        "{first} and {name} are not of one type: {element} and {other}"
+                    )));
+                }
+            }
+            // Each of the tensors has its numbers in a file.
+            let mut values = Values::with_capacity(element, names.len() * (width * features));
+            names.iter().try_for_each(|name| self.checkpoint.append(name, &mut values))?;
+            Ok(values)
         };
-        let (_, [width, _]) = self.matrix(&format!("{name}.{gate}.weight"))?;
-        let of = |map: &str, shape| self.matrix_of(&format!("{name}.{map}.weight"), shape);
-        let expert = ExpertWeights::new(
-            of(gate, [width, features])?,
-            of(up, [width, features])?,
-            of(down, [features, width])?,
-            [1, width, features],
-        )?;
-        let name = "shared_expert_gate.weight";
-        let gate = if self.has(name) { Some(self.matrix_of(name, [1, features])?) } else { None };
-        Ok(Some(SharedWeights { expert, gate }))
-    }
-
-    /// What the files do hold, for the error about what they lack.
-    fn known(&self) -> String {
-        let mut names: Vec<_> = self.files.iter().flat_map(SafeTensors::names).collect();
-        names.sort_unstable();
-        names.truncate(8);
-        if names.is_empty() { "; the file holds none".into() } else { format!("; the file holds {}", names.join(", ")) }
+        let [gate, up, down] = maps;
+        ExpertWeights::new(stacked(gate)?, stacked(up)?, stacked(down)?, [experts.len(), *width, *features])
     }
 }

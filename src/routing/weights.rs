@@ -1,10 +1,12 @@
 //! The layer's weights: from safetensors or from the caller's values.
 
 use half::{bf16, f16};
-use safetensors::{Dtype, SafeTensors, tensor::TensorView};
+use std::collections::BTreeMap;
+
+use safetensors::{Dtype, tensor::TensorView};
 
 use crate::{
-    Element, Error, Result,
+    Checkpoint, Element, Error, Result, checkpoint,
     reference::{Layer, Paths},
 };
 
@@ -45,7 +47,8 @@ impl From<Vec<bf16>> for Values {
 }
 
 impl Values {
-    /// Reads a safetensors tensor of type F32, F16 or BF16.
+    /// Reads a safetensors tensor of type F32, F16 or BF16, or of F64, each value of which is rounded once to f32: what is too large for
+    /// it becomes infinite.
     ///
     /// # Errors
     /// [`Error::Element`] for any other type, naming the tensor.
@@ -61,8 +64,50 @@ impl Values {
             Dtype::F32 => Ok(Self::F32(bytemuck::pod_collect_to_vec(data))),
             Dtype::F16 => Ok(Self::F16(bytemuck::pod_collect_to_vec(data))),
             Dtype::BF16 => Ok(Self::BF16(bytemuck::pod_collect_to_vec(data))),
-            other => Err(Error::element("safetensors", format!("{name} is {other:?}, expected F32, F16 or BF16"))),
+            Dtype::F64 => Ok(Self::F32(singles(data).collect())),
+            other => Err(Self::refused(name, &format_args!("{other:?}"))),
         }
+    }
+
+    /// How values of a type are stored, where they can be read.
+    pub(crate) fn element_of(dtype: Dtype) -> Option<Element> {
+        match dtype {
+            Dtype::F32 | Dtype::F64 => Some(Element::F32),
+            Dtype::F16 => Some(Element::F16),
+            Dtype::BF16 => Some(Element::BF16),
+            _ => None,
+        }
+    }
+
+    /// The refusal of a tensor of another type.
+    pub(crate) fn refused(name: &str, dtype: &dyn std::fmt::Display) -> Error {
+        Error::element("safetensors", format!("{name} is {dtype}, expected F64, F32, F16 or BF16"))
+    }
+
+    /// No values yet, with room for so many.
+    pub(crate) fn with_capacity(element: Element, count: usize) -> Self {
+        match element {
+            Element::F16 => Self::F16(Vec::with_capacity(count)),
+            Element::BF16 => Self::BF16(Vec::with_capacity(count)),
+            Element::F32 | Element::U32 => Self::F32(Vec::with_capacity(count)),
+        }
+    }
+
+    /// Puts stored values behind these; says whether they are of a type that is kept so.
+    pub(crate) fn extend(&mut self, dtype: Dtype, bytes: &[u8]) -> bool {
+        fn copied<T: bytemuck::Pod>(values: &mut Vec<T>, bytes: &[u8]) {
+            let start = values.len();
+            values.resize(start + bytes.len() / size_of::<T>(), T::zeroed());
+            bytemuck::cast_slice_mut(&mut values[start..]).copy_from_slice(bytes);
+        }
+        match (self, dtype) {
+            (Self::F32(values), Dtype::F32) => copied(values, bytes),
+            (Self::F32(values), Dtype::F64) => values.extend(singles(bytes)),
+            (Self::F16(values), Dtype::F16) => copied(values, bytes),
+            (Self::BF16(values), Dtype::BF16) => copied(values, bytes),
+            _ => return false,
+        }
+        true
     }
 
     /// Rounds each value once to a float type, to nearest, ties to even; what is too large for it becomes infinite. For
@@ -198,6 +243,11 @@ impl Values {
             Self::BF16(values) => bytemuck::cast_slice(values),
         }
     }
+}
+
+/// f64 values, each rounded once.
+fn singles(bytes: &[u8]) -> impl Iterator<Item = f32> {
+    bytes.as_chunks().0.iter().map(|&bytes| f64::from_le_bytes(bytes) as f32)
 }
 
 /// One linear map, `x·weightᵀ + bias`, as PyTorch's `nn.Linear` stores it.
@@ -380,14 +430,10 @@ impl Weights {
         self.path_gate.as_ref().map_or(1, |gate| gate.shape[0])
     }
 
-    /// Weights from the bytes of a safetensors file, under PyTorch's `state_dict` names behind `prefix` (`""`, or
-    /// `"model.router."` for `model.router.embedding.weight` and so on). Types F32, F16 and BF16. With `path_gate.weight` `[P, R]` and its bias there
-    /// are P paths: `routing2.weight` is `[P, O, R]` then, `routing2.bias` `[P, O]`. The file is not trusted: whatever is wrong with
-    /// it is an error.
+    /// Weights from the bytes of a safetensors file: [`Weights::from_checkpoint`] of this one.
     ///
     /// # Errors
-    /// [`Error::Weights`] for a file that is malformed, lacks a tensor, or whose shapes do not fit each other;
-    /// [`Error::Element`] for a type that is none of these.
+    /// As [`Weights::from_checkpoint`]; [`Error::Weights`] for a file that is malformed.
     ///
     /// ```no_run
     /// let bytes = std::fs::read("model.safetensors").expect("a file");
@@ -396,52 +442,97 @@ impl Weights {
     /// # Ok::<(), double_routing::Error>(())
     /// ```
     pub fn from_safetensors(bytes: &[u8], prefix: &str) -> Result<Self> {
-        let file =
-            SafeTensors::deserialize(bytes).map_err(|error| Error::Weights(format!("not safetensors: {error}")))?;
-        let tensor = |name: &str| -> Result<(Values, Vec<usize>)> {
-            let name = format!("{prefix}{name}");
-            let view = file.tensor(&name).map_err(|_| Error::Weights(format!("no tensor {name}{}", known(&file))))?;
-            Ok((Values::from_safetensors(&name, &view)?, view.shape().to_vec()))
-        };
+        Self::from_checkpoint(&Checkpoint::open(&[("the file", bytes)])?, prefix)
+    }
+
+    /// Weights under PyTorch's `state_dict` names behind `prefix` (`""`, or `"model.router."` for `model.router.embedding.weight` and so
+    /// on, where the last point can be left out), as [`Checkpoint::values`] reads them. A bias that is not there is 0. With
+    /// `path_gate.weight` `[P, R]` and its bias there are P paths: `routing2.weight` is `[P, O, R]` then, `routing2.bias` `[P, O]`.
+    ///
+    /// The files are not trusted: whatever is wrong with them is an error. So is any other tensor behind the prefix, for it may change what
+    /// the layer computes, but `input_scale`, `input_global_scale`, `k_scale`, `v_scale`, `rotary_emb.inv_freq`, and a `weight_shape` that is
+    /// right; [`Checkpoint::without`] leaves it out.
+    ///
+    /// # Errors
+    /// [`Error::Weights`] where a tensor is missing, or shapes do not fit each other; [`Error::Unread`] for a tensor that would not be read;
+    /// [`Error::Element`] for a type that cannot be.
+    ///
+    /// ```no_run
+    /// # fn read(bytes: &[u8]) -> double_routing::Result<()> {
+    /// use double_routing::{Checkpoint, Weights};
+    /// let checkpoint = Checkpoint::open(&[("model.safetensors", bytes)])?;
+    /// let weights = Weights::from_checkpoint(&checkpoint, "module.")?;
+    /// # Ok(()) }
+    /// ```
+    pub fn from_checkpoint(checkpoint: &Checkpoint<'_>, prefix: &str) -> Result<Self> {
+        let prefix = &checkpoint::resolved(checkpoint, prefix, &[""], "embedding.weight");
+        let full = |name: &str| format!("{prefix}{name}");
+        for map in MAPS {
+            checkpoint.shape(&full(&format!("{map}.weight")))?;
+        }
+        let with_paths = checkpoint.contains(&full("path_gate.weight"));
+        checkpoint.refuse_unread(prefix, |name| {
+            let map = name.strip_suffix(".weight").or_else(|| name.strip_suffix(".bias"));
+            map.is_some_and(|map| MAPS.contains(&map) || (with_paths && map == "path_gate"))
+        })?;
         let linear = |name: &str| -> Result<Linear> {
-            let (weight, shape) = tensor(&format!("{name}.weight"))?;
-            let (bias, bias_shape) = tensor(&format!("{name}.bias"))?;
-            let &[out, features] = shape.as_slice() else {
-                return Err(Error::Weights(format!("{prefix}{name}.weight is {shape:?}, expected two dimensions")));
+            let weight = full(&format!("{name}.weight"));
+            let &[out, features] = checkpoint.shape(&weight)? else {
+                let shape = checkpoint.shape(&weight)?;
+                return Err(Error::Weights(format!("{weight} is {shape:?}, expected two dimensions")));
             };
-            if bias_shape.len() != 1 {
-                return Err(Error::Weights(format!("{prefix}{name}.bias is {bias_shape:?}, expected [{out}]")));
-            }
-            Ok(Linear { weight, shape: [out, features], bias })
+            let bias = bias(checkpoint, &full(&format!("{name}.bias")), (&weight, &[out, features]), &[out])?;
+            Ok(Linear { weight: checkpoint.values(&weight)?, shape: [out, features], bias })
         };
         let (embedding, attention, routing1) = (linear("embedding")?, linear("attention")?, linear("routing1")?);
-        if file.tensor(&format!("{prefix}path_gate.weight")).is_err() {
+        if !with_paths {
             return Self::new(embedding, attention, routing1, linear("routing2")?);
         }
         let path_gate = linear("path_gate")?;
         let [paths, _] = path_gate.shape;
-        let (weight, shape) = tensor("routing2.weight")?;
-        let (bias, bias_shape) = tensor("routing2.bias")?;
-        let gate = path_gate.shape;
-        match (shape.as_slice(), bias_shape.as_slice()) {
-            (&[of_weight, out, features], &[of_bias, bias_out])
-                if of_weight == paths && [of_bias, bias_out] == [paths, out] =>
-            {
-                let rows = paths.checked_mul(out).ok_or_else(|| {
-                    Error::Weights(format!("{prefix}routing2.weight is {shape:?}, more than can be counted"))
-                })?;
-                Self::with_paths(
-                    embedding,
-                    attention,
-                    routing1,
-                    path_gate,
-                    Linear { weight, shape: [rows, features], bias },
-                )
-            }
-            _ => Err(Error::Weights(format!(
-                "{prefix}routing2.weight is {shape:?} and its bias {bias_shape:?}, path_gate.weight {gate:?} needs [{paths}, O, R] and [{paths}, O]"
-            ))),
+        let (weight, gate) = (full("routing2.weight"), path_gate.shape);
+        let shape = checkpoint.shape(&weight)?;
+        let &[of_weight, out, features] = shape else {
+            let wanted = format!("path_gate.weight {gate:?} needs [{paths}, O, R]");
+            return Err(Error::Weights(format!("{weight} is {shape:?}, {wanted}")));
+        };
+        if of_weight != paths {
+            let wanted = format!("path_gate.weight {gate:?} needs [{paths}, {out}, {features}]");
+            return Err(Error::Weights(format!("{weight} is {shape:?}, {wanted}")));
         }
+        let rows = paths
+            .checked_mul(out)
+            .ok_or_else(|| Error::Weights(format!("{weight} is {shape:?}, more than can be counted")))?;
+        let bias = bias(checkpoint, &full("routing2.bias"), (&weight, shape), &[paths, out])?;
+        let routing2 = Linear { weight: checkpoint.values(&weight)?, shape: [rows, features], bias };
+        Self::with_paths(embedding, attention, routing1, path_gate, routing2)
+    }
+
+    /// What stands before the names of each layer that there is, all four weights of which are there. Where none is whole, of the one of
+    /// which most is there.
+    ///
+    /// ```no_run
+    /// # fn read(checkpoint: &double_routing::Checkpoint<'_>) {
+    /// // `module.` where a model was saved as `DistributedDataParallel` has it.
+    /// println!("{:?}", double_routing::Weights::prefixes(checkpoint));
+    /// # }
+    /// ```
+    pub fn prefixes(checkpoint: &Checkpoint<'_>) -> Vec<String> {
+        let mut found: BTreeMap<&str, usize> = BTreeMap::new();
+        for name in checkpoint.names() {
+            let of_map = |map: &&str| name.strip_suffix(".weight")?.strip_suffix(*map);
+            let prefix = MAPS.iter().find_map(of_map).filter(|prefix| prefix.is_empty() || prefix.ends_with('.'));
+            if let Some(prefix) = prefix {
+                *found.entry(prefix).or_default() += 1;
+            }
+        }
+        let most = found.values().copied().max().unwrap_or(0);
+        let mut prefixes: Vec<String> =
+            found.into_iter().filter(|&(_, count)| count == most).map(|(prefix, _)| prefix.to_owned()).collect();
+        if most < MAPS.len() {
+            prefixes.truncate(1);
+        }
+        prefixes
     }
 
     /// The layer's dimensions.
@@ -532,9 +623,22 @@ fn disagree(name: &str, shape: [usize; 2], other: &str, other_shape: [usize; 2],
     Error::Weights(format!("{name} is {shape:?}, {other} {other_shape:?} needs it to be {needed:?}"))
 }
 
-/// What the file does hold, for the error about what it lacks.
-fn known(file: &SafeTensors<'_>) -> String {
-    let mut names: Vec<_> = file.names().into_iter().take(12).collect();
-    names.sort_unstable();
-    if names.is_empty() { "; the file holds none".into() } else { format!("; the file holds {}", names.join(", ")) }
+/// The layer's maps that always are.
+const MAPS: [&str; 4] = ["embedding", "attention", "routing1", "routing2"];
+
+/// A map's bias of this shape; zeros where there is none.
+fn bias(checkpoint: &Checkpoint<'_>, name: &str, weight: (&str, &[usize]), wanted: &[usize]) -> Result<Values> {
+    let (weight, of_weight) = weight;
+    if checkpoint.contains(name) {
+        let shape = checkpoint.shape(name)?;
+        if shape != wanted {
+            return Err(Error::Weights(format!("{name} is {shape:?}, {weight} {of_weight:?} needs {wanted:?}")));
+        }
+        return checkpoint.values(name);
+    }
+    // An empty file may claim any number of rows of none.
+    if of_weight.contains(&0) {
+        return Err(Error::Weights(format!("{weight} is {of_weight:?}: a dimension is 0")));
+    }
+    Ok(Values::rounded(&vec![0.0; wanted.iter().product()], checkpoint.element(weight)?))
 }

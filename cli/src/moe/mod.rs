@@ -17,7 +17,7 @@ use double_routing::{
     Storage, Values, bytemuck,
     moe::{RouterConfig, Routing},
 };
-use double_routing_common::input::Input;
+use double_routing_common::{input::Input, model_config::ModelConfig};
 use safetensors::Dtype;
 use serde_json::{Value, json};
 
@@ -27,7 +27,7 @@ use crate::{
     forward::typed,
     gpu::{Selection, Target},
     input::{self, OutputType, Rows},
-    model_config::ModelConfig,
+    kind,
     report::{self, BOLD, Out},
     save::{self, Destination},
     source::Source,
@@ -166,12 +166,13 @@ impl Arguments {
 
 fn read_config(arguments: &Arguments) -> anyhow::Result<ModelConfig> {
     let path = &arguments.config;
-    let text = std::fs::read_to_string(path).with_context(|| format!("cannot read {}", path.display()))?;
-    let config = ModelConfig::parse(&text).and_then(|config| {
+    let bytes = std::fs::read(path).with_context(|| format!("cannot read {}", path.display()))?;
+    let read = || -> anyhow::Result<ModelConfig> {
+        let config = ModelConfig::parse(kind::json(&bytes)?)?;
         config.router.check()?;
         Ok(config)
-    });
-    config.with_context(|| path.display().to_string())
+    };
+    read().with_context(|| path.display().to_string())
 }
 
 /// What comes of the batches.

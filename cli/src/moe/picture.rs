@@ -5,14 +5,16 @@ use std::path::Path;
 
 use anyhow::bail;
 use double_routing::moe::Routing;
-use double_routing_common::heat::{Colour, INK, heat};
+use double_routing_common::{
+    heat::{Colour, INK, heat},
+    model_config::ModelConfig,
+};
 use plotters::{prelude::*, style::text_anchor::HPos};
 
 use super::Load;
 use crate::{
     canvas::{Canvas, FAINT, GLYPH_HEIGHT, GLYPH_WIDTH},
     chart::{self, Svg},
-    model_config::ModelConfig,
     report,
     save::Destination,
 };

@@ -1,5 +1,7 @@
 //! What a router chooses, from a published model's `config.json` or from keys of our own.
 
+use std::borrow::Cow;
+
 use anyhow::{Context, bail, ensure};
 use double_routing::{
     kernels::{GroupLimit, GroupScore, PathChoice, Score},
@@ -12,11 +14,12 @@ use serde_json::{Map, Value, json};
 pub struct ModelConfig {
     /// None where the keys are our own.
     pub model_type: Option<String>,
+    /// How many paths there are, and how a token's are chosen.
     pub router: RouterConfig,
     /// `hidden_size`: the features of a token.
     pub features: Option<usize>,
-    /// `hidden_act`: what the experts have between their maps.
-    pub activation: Option<String>,
+    /// What the experts do that ours do not, where the configuration says so: a key, what it is, and what would be right.
+    pub other_experts: Option<String>,
     /// Whether the router has a correction bias; otherwise it may.
     pub biased: bool,
     /// Whether the block has a shared expert; otherwise it may.
@@ -42,22 +45,181 @@ const SCORES: [(&str, Score); 4] = [
 
 const GROUP_SCORES: [(&str, GroupScore); 2] = [("max", GroupScore::Max), ("sum_of_two", GroupScore::SumOfTwo)];
 
+/// Where models of several parts have the text model's configuration.
+const NESTED: [&[&str]; 5] =
+    [&["text_config"], &["language_config"], &["llm_config"], &["thinker_config"], &["thinker_config", "text_config"]];
+
+/// What a key says where it changes nothing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Off {
+    /// Nothing, false or 0, or a list of these.
+    No,
+    /// Nothing, or infinite.
+    Unlimited,
+    /// Nothing, or 1.
+    One,
+    /// Nothing, or one group at most.
+    OneGroup,
+    /// Nothing, or SiLU under one of its names.
+    Silu,
+    /// Nothing, or the model's own score.
+    Score,
+    /// Nothing, or whether the model divides gates by their sum.
+    Renormalised,
+    /// Nothing, or what the model multiplies gates by.
+    Scale,
+    /// Nothing, or whether the model has a correction bias.
+    Biased,
+    /// Nothing, or the model's paths a token.
+    PerToken,
+    /// Nothing, or the model's paths.
+    Paths,
+    /// Nothing, or one of these.
+    OneOf(&'static [&'static str]),
+    /// Nothing, or a list of these.
+    AllOf(&'static [&'static str]),
+}
+
+/// Keys by which some model's router is another: those of all mixtures in transformers 5.24, and of some models' own code. A model that reads
+/// one itself ([`READ`]) is not asked here.
+const ROUTERS: [(&str, Off); 54] = [
+    ("scoring_func", Off::Score),
+    ("score_func", Off::Score),
+    ("score_function", Off::Score),
+    ("expert_selection_fn", Off::Score),
+    ("moe_router_activation_func", Off::Score),
+    ("moe_router_score_function", Off::Score),
+    ("router_score_function", Off::Score),
+    ("topk_method", Off::OneOf(&["greedy"])),
+    ("n_group", Off::OneGroup),
+    ("topk_group", Off::OneGroup),
+    ("num_expert_group", Off::OneGroup),
+    ("norm_topk_prob", Off::Renormalised),
+    ("moe_renormalize", Off::Renormalised),
+    ("moe_normalize_expert_weights", Off::Renormalised),
+    ("norm_expert_weight", Off::Renormalised),
+    ("route_norm", Off::Renormalised),
+    ("routed_scaling_factor", Off::Scale),
+    ("moe_routed_scaling_factor", Off::Scale),
+    ("moe_router_scaling_factor", Off::Scale),
+    ("moe_router_topk_scaling_factor", Off::Scale),
+    ("router_scaling_factor", Off::Scale),
+    ("router_scale", Off::Scale),
+    ("route_scale", Off::Scale),
+    ("output_multiplier", Off::One),
+    ("router_logit_multiplier", Off::One),
+    ("router_temperature", Off::One),
+    ("moe_router_logit_softcapping", Off::No),
+    ("router_logit_softcapping", Off::No),
+    ("moe_norm_min", Off::No),
+    ("use_expert_bias", Off::Biased),
+    ("use_routing_bias", Off::Biased),
+    ("moe_use_correction_bias", Off::Biased),
+    ("moe_router_enable_expert_bias", Off::Biased),
+    ("router_bias", Off::No),
+    ("use_router_bias", Off::No),
+    ("moe_router_bias", Off::No),
+    ("gate_bias", Off::No),
+    ("moe_router_enable_shared_expert", Off::No),
+    ("shared_expert_sink", Off::No),
+    ("zero_expert_num", Off::No),
+    ("moe_identity_expert", Off::No),
+    ("n_hash_layers", Off::No),
+    ("num_hash_layers", Off::No),
+    ("mlp_layer_types", Off::AllOf(&["dense", "sparse", "moe"])),
+    ("router_hidden_size", Off::No),
+    ("rms_norm_eps_moe_gate", Off::No),
+    ("expert_capacity", Off::No),
+    ("num_experts_per_token", Off::PerToken),
+    ("num_selected_experts", Off::PerToken),
+    ("moe_topk", Off::PerToken),
+    ("moe_top_k", Off::PerToken),
+    ("moe_k", Off::PerToken),
+    ("top_k_experts", Off::PerToken),
+    ("moe_num_experts", Off::Paths),
+];
+
+/// Keys by which some model's experts are others, or what is made of them.
+const EXPERTS: [(&str, Off); 24] = [
+    ("hidden_act", Off::Silu),
+    ("hidden_activation", Off::Silu),
+    ("mlp_hidden_act", Off::Silu),
+    ("moe_hidden_act", Off::Silu),
+    ("ffn_act_fn", Off::Silu),
+    ("swiglu_limit", Off::Unlimited),
+    ("swiglu_limits", Off::No),
+    ("swiglu_limits_shared", Off::No),
+    ("swiglu_alpha", Off::No),
+    ("swiglu_beta", Off::No),
+    ("mlp_gate_softcap", Off::No),
+    ("mlp_up_softcap", Off::No),
+    ("moe_latent_size", Off::No),
+    ("moe_hidden_size", Off::No),
+    ("mlp_bias", Off::No),
+    ("use_bias", Off::No),
+    ("use_mlp_bias", Off::No),
+    ("moe_bias", Off::No),
+    ("moe_use_bias", Off::No),
+    ("add_bias_linear", Off::No),
+    ("moe_apply_router_weight_on_input", Off::No),
+    ("apply_router_weight_on_input", Off::No),
+    ("use_double_wide_mlp", Off::No),
+    ("shared_expert_combination_strategy", Off::OneOf(&["sum"])),
+];
+
+const OF_DEEPSEEK: &[&str] =
+    &["scoring_func", "topk_method", "n_group", "topk_group", "norm_topk_prob", "routed_scaling_factor"];
+
+/// What a model's own code reads of these, so that whatever they say is done or refused where they are read.
+const READ: [(&str, &[&str]); 6] = [
+    ("deepseek_v2", OF_DEEPSEEK),
+    ("deepseek_v3", OF_DEEPSEEK),
+    ("kimi_k2", OF_DEEPSEEK),
+    ("olmoe", &["norm_topk_prob"]),
+    ("qwen2_moe", &["norm_topk_prob"]),
+    ("qwen3_moe", &["norm_topk_prob"]),
+];
+
+/// How many shared experts a model has, in its spellings.
+const SHARED: [&str; 3] = ["n_shared_experts", "num_shared_experts", "moe_num_shared_experts"];
+
 impl ModelConfig {
-    /// Reads a configuration. One that nests a text model's in `text_config` is read there.
+    /// Reads a configuration. That of a text model in another's, such as in `text_config`, is read where it is. Python's `Infinity` and
+    /// `NaN`, which JSON does not have, may stand in keys that are not ours.
+    ///
+    /// # Errors
+    /// For what is not JSON, a model that is not known, and keys that say what is not done here.
     pub fn parse(text: &str) -> anyhow::Result<Self> {
-        let value: Value = serde_json::from_str(text).context("not JSON")?;
+        let text = without_bare_numbers(text.strip_prefix('\u{feff}').unwrap_or(text));
+        let value: Value = serde_json::from_str(&text).context("not JSON")?;
         let Value::Object(object) = value else { bail!("not a JSON object") };
-        let nested = object.get("text_config").and_then(Value::as_object);
-        for object in [Some(&object), nested].into_iter().flatten() {
+        let at =
+            |path: &&[&str]| path.iter().try_fold(&object, |object, key| object.get(*key).and_then(Value::as_object));
+        let mut unknown = Vec::new();
+        for object in [Some(&object)].into_iter().chain(NESTED.iter().map(at)).flatten() {
             let keys = Keys { object, model_type: None };
-            if let Some(known) = keys.text("model_type")?.filter(|name| KNOWN.contains(name)) {
-                return Keys { object, model_type: Some(known) }.published(known);
+            match keys.text("model_type")? {
+                Some(known) if KNOWN.contains(&known) => {
+                    return Keys { object, model_type: Some(known) }.published(known);
+                }
+                other => unknown.extend(other.map(|name| format!("'{name}'"))),
             }
         }
-        let keys = Keys { object: &object, model_type: None };
-        match keys.text("model_type")? {
-            Some(unknown) => bail!("model_type '{unknown}' is not known; known: {}", KNOWN.join(", ")),
-            None => keys.own(),
+        if unknown.is_empty() {
+            return Keys { object: &object, model_type: None }.own();
+        }
+        let are = if unknown.len() == 1 { "is" } else { "are" };
+        bail!("model_type {} {are} not known; known: {}", unknown.join(" and "), KNOWN.join(", "))
+    }
+
+    /// Refuses experts that are not those of our blocks.
+    ///
+    /// # Errors
+    /// Names the key, what it is and what would be right.
+    pub fn check_experts(&self) -> anyhow::Result<()> {
+        match &self.other_experts {
+            Some(other) => bail!("the configuration's {other}"),
+            None => Ok(()),
         }
     }
 
@@ -107,7 +269,80 @@ impl ModelConfig {
     }
 }
 
-/// The keys of a configuration. One that is null is not there.
+/// A text in which numbers that JSON does not have, but Python's writer writes, are texts.
+fn without_bare_numbers(text: &str) -> Cow<'_, str> {
+    const BARE: [&str; 3] = ["-Infinity", "Infinity", "NaN"];
+    if !BARE.iter().any(|bare| text.contains(bare)) {
+        return text.into();
+    }
+    let (mut changed, mut rest, mut quoted) = (String::with_capacity(text.len() + 64), text, false);
+    while let Some(next) = rest.chars().next() {
+        let bare = BARE.iter().find(|bare| !quoted && rest.starts_with(**bare));
+        let length = match (bare, next) {
+            (Some(bare), _) => bare.len(),
+            // What is escaped ends no text.
+            (None, '\\') if quoted => 1 + rest[1..].chars().next().map_or(0, char::len_utf8),
+            _ => next.len_utf8(),
+        };
+        quoted ^= next == '"';
+        let (token, behind) = rest.split_at(length);
+        changed += &bare.map_or_else(|| Cow::from(token), |bare| format!("\"{bare}\"").into());
+        rest = behind;
+    }
+    changed.into()
+}
+
+/// A value as its file has it.
+fn shown(value: &Value) -> String {
+    match value.as_str() {
+        Some(bare @ ("Infinity" | "-Infinity" | "NaN")) => bare.into(),
+        Some(text) => format!("'{text}'"),
+        None => value.to_string(),
+    }
+}
+
+impl Off {
+    /// Whether a key changes nothing, and what it would have to say.
+    fn holds(self, value: &Value, config: &ModelConfig) -> Result<(), String> {
+        let RouterConfig { paths, per_token, choice } = config.router;
+        let is = |number: f64| value.as_f64() == Some(number);
+        let no = |value: &Value| value.is_null() || value == &Value::Bool(false) || value.as_f64() == Some(0.0);
+        let one_of = |all: &[&str]| value.as_str().is_some_and(|text| all.contains(&text));
+        let in_quotes = |all: &[&str]| all.iter().map(|one| format!("'{one}'")).collect::<Vec<_>>().join(" or ");
+        let renormalised = choice.renormalise || choice.score == Score::SoftmaxOfChosen;
+        let (holds, expected) = match self {
+            _ if value.is_null() => (true, String::new()),
+            Self::No => (no(value) || value.as_array().is_some_and(|list| list.iter().all(no)), "null or 0".into()),
+            Self::Unlimited => (one_of(&["Infinity"]), "null".into()),
+            Self::One => (is(1.0), "1".into()),
+            Self::OneGroup => (is(0.0) || is(1.0), "1".into()),
+            Self::Silu => (one_of(&["silu", "swish"]), "'silu'".into()),
+            Self::Score => {
+                let name = if choice.score == Score::Sigmoid { "sigmoid" } else { "softmax" };
+                (one_of(&[name]), in_quotes(&[name]))
+            }
+            Self::Renormalised => {
+                let same =
+                    value.as_bool().map_or_else(|| is(f64::from(u8::from(renormalised))), |is| is == renormalised);
+                (same, renormalised.to_string())
+            }
+            Self::Scale => {
+                (value.as_f64().is_some_and(|number| number as f32 == choice.scale), choice.scale.to_string())
+            }
+            Self::Biased => (value.as_bool() == Some(config.biased), config.biased.to_string()),
+            Self::PerToken => (is(per_token as f64), per_token.to_string()),
+            Self::Paths => (is(paths as f64), paths.to_string()),
+            Self::OneOf(names) => (one_of(names), in_quotes(names)),
+            Self::AllOf(names) => {
+                let known = |value: &Value| value.as_str().is_some_and(|text| names.contains(&text));
+                (value.as_array().is_some_and(|list| list.iter().all(known)), in_quotes(names))
+            }
+        };
+        if holds { Ok(()) } else { Err(expected) }
+    }
+}
+
+/// The keys of a configuration. One that is null is not there, but where a model's default is another.
 struct Keys<'a> {
     object: &'a Map<String, Value>,
     /// Whose they are, for errors.
@@ -127,6 +362,7 @@ impl<'a> Keys<'a> {
                         "deepseek_v2: norm_topk_prob is true, of which the published implementations make different things"
                     );
                 }
+                self.not_null("topk_method")?;
                 choice.groups = match self.text("topk_method")?.unwrap_or("greedy") {
                     "greedy" => None,
                     "group_limited_greedy" => self.groups("n_group", "topk_group", [None, None], GroupScore::Max)?,
@@ -134,18 +370,21 @@ impl<'a> Keys<'a> {
                         bail!("deepseek_v2: topk_method is '{other}', expected 'greedy' or 'group_limited_greedy'")
                     }
                 };
+                self.not_null("routed_scaling_factor")?;
                 choice.scale = self.number("routed_scaling_factor")?.unwrap_or(1.0);
-                shared = self.count("n_shared_experts")?.is_some_and(|count| count > 0);
                 (self.paths(experts, 64)?, self.required("num_experts_per_tok")?)
             }
             "deepseek_v3" | "kimi_k2" => {
                 self.only("scoring_func", "sigmoid")?;
+                self.only("topk_method", "noaux_tc")?;
                 choice.score = Score::Sigmoid;
-                choice.groups = self.groups("n_group", "topk_group", [Some(8), Some(4)], GroupScore::SumOfTwo)?;
-                choice.renormalise = self.flag("norm_topk_prob")?.unwrap_or(true);
+                choice.groups = self.groups_of_v3()?;
+                // Python takes null for false.
+                choice.renormalise =
+                    self.flag("norm_topk_prob")?.unwrap_or(!self.object.contains_key("norm_topk_prob"));
+                self.not_null("routed_scaling_factor")?;
                 choice.scale = self.number("routed_scaling_factor")?.unwrap_or(2.5);
                 biased = true;
-                shared = self.count("n_shared_experts")?.is_some_and(|count| count > 0);
                 (self.paths(experts, 256)?, self.per_token(8)?)
             }
             "mixtral" => {
@@ -163,14 +402,55 @@ impl<'a> Keys<'a> {
                 (self.paths(all_experts, paths)?, self.per_token(per_token)?)
             }
         };
-        Ok(ModelConfig {
+        for key in SHARED {
+            shared |= self.count(key)?.is_some_and(|count| count > 0);
+        }
+        let mut config = ModelConfig {
             model_type: Some(model_type.into()),
             router: RouterConfig { paths, per_token, choice },
             features: self.count("hidden_size")?,
-            activation: self.text("hidden_act")?.map(Into::into),
+            other_experts: None,
             biased,
             shared,
+        };
+        let read = READ.iter().find(|(name, _)| *name == model_type).map_or(&[][..], |(_, read)| *read);
+        let routers: Vec<_> = ROUTERS.into_iter().filter(|(key, _)| !read.contains(key)).collect();
+        if let Some(other) = self.changing(&routers, &config) {
+            bail!("{}{other}", self.whose());
+        }
+        config.other_experts = self.changing(&EXPERTS, &config);
+        Ok(config)
+    }
+
+    /// The first of some keys that changes what is computed: what it is and what would be right.
+    fn changing(&self, keys: &[(&str, Off)], config: &ModelConfig) -> Option<String> {
+        keys.iter().find_map(|(key, off)| {
+            let value = self.object.get(*key)?;
+            let expected = off.holds(value, config).err()?;
+            Some(format!("{key} is {}, expected {expected}", shown(value)))
         })
+    }
+
+    /// The groups of DeepSeek-V3 and what follows it. `n_group: null` says that there are none, and is read so where `topk_group` does not
+    /// speak of some; transformers' module divides by it and fails.
+    fn groups_of_v3(&self) -> anyhow::Result<Option<GroupLimit>> {
+        let null = |key: &str| self.object.get(key).is_some_and(Value::is_null);
+        if null("n_group") {
+            let kept = self.count("topk_group")?.unwrap_or(1);
+            ensure!(kept <= 1, "{}n_group is null, but topk_group is {kept}", self.whose());
+            return Ok(None);
+        }
+        let limit = self.groups("n_group", "topk_group", [Some(8), Some(4)], GroupScore::SumOfTwo)?;
+        if limit.is_some() {
+            self.not_null("topk_group")?;
+        }
+        Ok(limit)
+    }
+
+    /// Refuses a key that is null where the model's default is something else.
+    fn not_null(&self, key: &str) -> anyhow::Result<()> {
+        ensure!(!self.object.get(key).is_some_and(Value::is_null), "{}{key} is null", self.whose());
+        Ok(())
     }
 
     fn own(&self) -> anyhow::Result<ModelConfig> {
@@ -191,7 +471,8 @@ impl<'a> Keys<'a> {
         };
         let router =
             RouterConfig { paths: self.required("paths")?, per_token: self.required("paths_per_token")?, choice };
-        Ok(ModelConfig { model_type: None, router, features: None, activation: None, biased: false, shared: false })
+        let other_experts = None;
+        Ok(ModelConfig { model_type: None, router, features: None, other_experts, biased: false, shared: false })
     }
 
     /// The number of paths, under the model's own spelling or another model's.
@@ -206,10 +487,14 @@ impl<'a> Keys<'a> {
                 _ => {}
             }
         }
+        if found.is_none() {
+            self.not_null(own)?;
+        }
         Ok(found.map_or(default, |(_, count)| count))
     }
 
     fn per_token(&self, default: usize) -> anyhow::Result<usize> {
+        self.not_null("num_experts_per_tok")?;
         Ok(self.count("num_experts_per_tok")?.unwrap_or(default))
     }
 
@@ -275,7 +560,11 @@ impl<'a> Keys<'a> {
 
     fn read<T>(&self, key: &str, expected: &str, read: impl Fn(&'a Value) -> Option<T>) -> anyhow::Result<Option<T>> {
         let Some(value) = self.get(key) else { return Ok(None) };
-        let found = read(value).with_context(|| format!("{}{key} is {value}, expected {expected}", self.whose()))?;
+        let found = read(value).with_context(|| {
+            let value =
+                if value.is_string() && shown(value).starts_with('\'') { value.to_string() } else { shown(value) };
+            format!("{}{key} is {value}, expected {expected}", self.whose())
+        })?;
         Ok(Some(found))
     }
 
@@ -316,7 +605,7 @@ mod tests {
         });
         let config = parsed(v2);
         assert_eq!(config.router, RouterConfig::deepseek_v2());
-        assert_eq!((config.features, config.activation.as_deref()), (Some(5120), Some("silu")));
+        assert_eq!((config.features, config.other_experts.as_deref()), (Some(5120), None));
         assert!(config.shared && !config.biased);
         let kimi = json!({
             "model_type": "kimi_k2", "n_routed_experts": 384, "num_experts_per_tok": 8, "n_group": 1, "topk_group": 1,
