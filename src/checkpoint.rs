@@ -453,3 +453,91 @@ fn natural(name: &str) -> Vec<(u64, String)> {
 fn module(name: &str) -> &str {
     name.rsplit_once('.').map_or("", |(module, _)| module)
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use std::cell::RefCell;
+
+    use super::{AT_ONCE, Checkpoint, names_like, parts};
+    use crate::Values;
+
+    fn file(header: &str, data: &[u8]) -> Vec<u8> {
+        [&(header.len() as u64).to_le_bytes()[..], header.as_bytes(), data].concat()
+    }
+
+    fn entry(name: &str, dtype: &str, shape: &[usize], range: [usize; 2]) -> String {
+        format!(r#""{name}":{{"dtype":"{dtype}","shape":{shape:?},"data_offsets":{range:?}}}"#)
+    }
+
+    #[test]
+    fn doubles_are_rounded_once() {
+        // Behind the middle of 1 and the next f32 by less than an f32 has; and beyond all of them.
+        let values = [1.0 + 2f64.powi(-24) + 2f64.powi(-50), 0.1, -1e300];
+        let data: Vec<u8> = values.iter().flat_map(|value| value.to_le_bytes()).collect();
+        let bytes = file(&format!("{{{}}}", entry("a", "F64", &[3], [0, 24])), &data);
+        let checkpoint = Checkpoint::open(&[("a", &bytes)]).unwrap();
+        let expected = Values::from(vec![1.0 + f32::EPSILON, 0.1, f32::NEG_INFINITY]);
+        assert_eq!(checkpoint.values("a").unwrap(), expected);
+        let file = safetensors::SafeTensors::deserialize(&bytes).unwrap();
+        assert_eq!(Values::from_safetensors("a", &file.tensor("a").unwrap()).unwrap(), expected);
+    }
+
+    #[test]
+    fn headers_alone_are_read_and_bytes_are_given_back() {
+        let header = format!("{{{},{}}}", entry("a", "F32", &[2], [0, 8]), entry("b", "F16", &[2], [8, 12]));
+        let bytes = file(&header, &[0; 12]);
+        let first = 8 + header.len();
+        let read = RefCell::new(Vec::new());
+        let both: [(&str, &[u8]); 2] = [("one", &bytes), ("other", &bytes)];
+        let checkpoint = Checkpoint::open(&both).unwrap().on_read(|file, range| read.borrow_mut().push((file, range)));
+        assert_eq!(checkpoint.shape("a").unwrap(), [2]);
+        assert!(read.borrow().is_empty());
+        checkpoint.values("b").unwrap();
+        // Compared, then copied.
+        let b = first + 8..first + 12;
+        assert_eq!(*read.borrow(), [(0, b.clone()), (1, b.clone()), (0, b)]);
+        let all: Vec<_> = parts(&(5..5 + 2 * AT_ONCE + 1)).collect();
+        assert_eq!(all, [5..5 + AT_ONCE, 5 + AT_ONCE..5 + 2 * AT_ONCE, 5 + 2 * AT_ONCE..6 + 2 * AT_ONCE]);
+    }
+
+    #[test]
+    fn of_several_files_the_one_that_is_wrong_is_named() {
+        let good = file("{}", &[]);
+        let error = Checkpoint::open(&[("good", &good), ("bad", b"none")]).unwrap_err();
+        assert!(error.to_string().starts_with("weights: bad: not safetensors: "), "{error}");
+        // Types that are not known are no reason to trust offsets.
+        for (range, data) in [([0, 5], 4), ([1, 4], 4), ([4, 0], 4), ([0, usize::MAX], 4)] {
+            let bytes = file(&format!("{{{}}}", entry("a", "F7", &[4], range)), &vec![0; data]);
+            assert!(Checkpoint::open(&[("a", &bytes)]).is_err(), "{range:?}");
+        }
+        let overlapping = format!("{{{},{}}}", entry("a", "F7", &[4], [0, 4]), entry("b", "U8", &[4], [2, 6]));
+        assert!(Checkpoint::open(&[("a", &file(&overlapping, &[0; 6]))]).is_err());
+        let known =
+            file(&format!("{{{},{}}}", entry("a", "F7", &[4], [0, 3]), entry("b", "U8", &[2], [3, 5])), &[7; 5]);
+        let checkpoint = Checkpoint::open(&[("a", &known)]).unwrap();
+        assert_eq!(checkpoint.shape("a").unwrap(), [4]);
+        assert_eq!(
+            checkpoint.values("a").unwrap_err().to_string(),
+            "safetensors: a is F7, expected F64, F32, F16 or BF16"
+        );
+    }
+
+    #[test]
+    fn names_are_sorted_by_what_they_have_in_common() {
+        let names = [
+            "a.b",
+            "model.layers.12.mlp.gate.weight",
+            "model.layers.3.mlp.gate.weight",
+            "model.layers.3.mlp.gate.bias",
+        ];
+        let expected =
+            "model.layers.3.mlp.gate.weight, model.layers.12.mlp.gate.weight, model.layers.3.mlp.gate.bias, a.b";
+        assert_eq!(names_like("model.layers.4.mlp.gate.weight", names), expected);
+        assert_eq!(names_like("x", ["b", "X", "a", "data.x"]), "data.x, X, a, b");
+        assert_eq!(names_like("", []), "");
+        let many: Vec<String> = (0..20).map(|n| format!("t{n}")).collect();
+        assert!(names_like("é.ü", many.iter().map(String::as_str)).ends_with(", … (20 in all)"));
+    }
+}

@@ -719,4 +719,138 @@ mod tests {
             "groups_kept is 2, but there is one group",
         );
     }
+
+    #[test]
+    fn null_is_what_python_makes_of_it() {
+        let v3 = |key: &str, value: Value| json!({ "model_type": "deepseek_v3", key: value });
+        // No groups; never the default's.
+        assert_eq!(parsed(v3("n_group", Value::Null)).router.choice.groups, None);
+        let mut both = v3("n_group", Value::Null);
+        both["topk_group"] = 4.into();
+        refused(both.clone(), "deepseek_v3: n_group is null, but topk_group is 4");
+        both["topk_group"] = Value::Null;
+        assert_eq!(parsed(both).router.choice.groups, None);
+        refused(v3("topk_group", Value::Null), "deepseek_v3: topk_group is null");
+        assert!(!parsed(v3("norm_topk_prob", Value::Null)).router.choice.renormalise);
+        for key in ["routed_scaling_factor", "num_experts_per_tok", "n_routed_experts"] {
+            refused(v3(key, Value::Null), &format!("deepseek_v3: {key} is null"));
+        }
+        let v2 = json!({ "model_type": "deepseek_v2", "num_experts_per_tok": 6, "topk_method": null });
+        refused(v2, "deepseek_v2: topk_method is null");
+    }
+
+    #[test]
+    fn keys_that_change_a_router_say_what_it_does_or_are_refused() {
+        let with = |model_type: &str, key: &str, value: Value| json!({ "model_type": model_type, key: value });
+        for (model_type, key, value, expected) in [
+            ("deepseek_v3", "topk_method", json!("greedy"), "topk_method is 'greedy', expected 'noaux_tc'"),
+            ("deepseek_v3", "use_routing_bias", json!(false), "use_routing_bias is false, expected true"),
+            ("deepseek_v3", "score_function", json!("softmax"), "score_function is 'softmax', expected 'sigmoid'"),
+            ("deepseek_v3", "moe_renormalize", json!(false), "moe_renormalize is false, expected true"),
+            ("deepseek_v3", "route_scale", json!(1.0), "route_scale is 1.0, expected 2.5"),
+            (
+                "deepseek_v3",
+                "mlp_layer_types",
+                json!(["hash_moe", "moe"]),
+                "mlp_layer_types is [\"hash_moe\",\"moe\"], expected 'dense' or 'sparse' or 'moe'",
+            ),
+            ("mixtral", "norm_topk_prob", json!(false), "norm_topk_prob is false, expected true"),
+            ("mixtral", "n_group", json!(4), "n_group is 4, expected 1"),
+            ("olmoe", "topk_method", json!("noaux_tc"), "topk_method is 'noaux_tc', expected 'greedy'"),
+            (
+                "olmoe",
+                "moe_router_logit_softcapping",
+                json!(30.0),
+                "moe_router_logit_softcapping is 30.0, expected null or 0",
+            ),
+            ("olmoe", "moe_topk", json!(4), "moe_topk is 4, expected 8"),
+            ("qwen2_moe", "moe_num_experts", json!(64), "moe_num_experts is 64, expected 60"),
+            ("qwen3_moe", "router_temperature", json!(2), "router_temperature is 2, expected 1"),
+        ] {
+            refused(with(model_type, key, value), &format!("{model_type}: {expected}"));
+        }
+        for (model_type, key, value) in [
+            ("deepseek_v3", "topk_method", json!("noaux_tc")),
+            ("deepseek_v3", "use_routing_bias", json!(true)),
+            ("deepseek_v3", "score_function", json!("sigmoid")),
+            ("deepseek_v3", "route_scale", json!(2.5)),
+            ("deepseek_v3", "mlp_layer_types", json!(["dense", "sparse"])),
+            ("mixtral", "norm_topk_prob", json!(true)),
+            ("mixtral", "router_jitter_noise", json!(0.1)),
+            ("olmoe", "n_group", json!(1)),
+            ("olmoe", "routed_scaling_factor", json!(1)),
+            ("olmoe", "moe_router_logit_softcapping", json!(0.0)),
+        ] {
+            let plain = parsed(json!({ "model_type": model_type }));
+            assert_eq!(parsed(with(model_type, key, value)), plain, "{key}");
+        }
+        assert!(parsed(with("mixtral", "num_shared_experts", json!(1))).shared);
+    }
+
+    #[test]
+    fn keys_that_change_experts_are_none_of_a_routers_business() {
+        let with = |key: &str, value: Value| parsed(json!({ "model_type": "deepseek_v3", key: value }));
+        for (key, value, expected) in [
+            ("hidden_act", json!("relu2"), "hidden_act is 'relu2', expected 'silu'"),
+            ("mlp_hidden_act", json!("gelu"), "mlp_hidden_act is 'gelu', expected 'silu'"),
+            ("swiglu_limit", json!(0), "swiglu_limit is 0, expected null"),
+            ("swiglu_limits", json!([null, 16.0]), "swiglu_limits is [null,16.0], expected null or 0"),
+            (
+                "shared_expert_combination_strategy",
+                json!("average"),
+                "shared_expert_combination_strategy is 'average', expected 'sum'",
+            ),
+            (
+                "moe_apply_router_weight_on_input",
+                json!(true),
+                "moe_apply_router_weight_on_input is true, expected null or 0",
+            ),
+        ] {
+            let config = with(key, value);
+            assert_eq!(config.check_experts().unwrap_err().to_string(), format!("the configuration's {expected}"));
+        }
+        for (key, value) in [
+            ("hidden_act", json!("swish")),
+            ("swiglu_limit", Value::Null),
+            ("swiglu_limits", json!([null, 0.0])),
+            ("mlp_bias", json!(false)),
+            ("attention_bias", json!(true)),
+            ("quantization_config", json!({ "quant_method": "fp8" })),
+        ] {
+            assert!(with(key, value).check_experts().is_ok(), "{key}");
+        }
+        let unlimited = ModelConfig::parse(r#"{"model_type": "deepseek_v3", "swiglu_limit": Infinity}"#).unwrap();
+        assert!(unlimited.check_experts().is_ok());
+    }
+
+    #[test]
+    fn what_python_writes_is_read() {
+        let parse = |text: &str| ModelConfig::parse(text);
+        let text = r#"{"a": "\"NaN\\", "b": [-Infinity, NaN, Infinity], "paths\u0020": 1, "model_type": "mixtral"}"#;
+        assert_eq!(parse(text).unwrap(), parsed(json!({ "model_type": "mixtral" })));
+        assert_eq!(parse("\u{feff}{\"model_type\": \"mixtral\"}").unwrap(), parse(text).unwrap());
+        let own = r#"{"paths": 4, "paths_per_token": 2, "scale": NaN}"#;
+        assert_eq!(parse(own).unwrap_err().to_string(), "scale is NaN, expected a number");
+        for broken in ["{\"a\": Infinit}", "{\"a\": \"Infinity", "{\"a\": \"NaN\\"] {
+            assert!(format!("{:#}", parse(broken).unwrap_err()).starts_with("not JSON: "), "{broken}");
+        }
+    }
+
+    #[test]
+    fn models_of_several_parts_have_their_texts_somewhere() {
+        let text = json!({ "model_type": "olmoe", "num_experts": 16 });
+        for nested in [
+            json!({ "text_config": text }),
+            json!({ "model_type": "some_model", "language_config": text }),
+            json!({ "model_type": "some_model", "llm_config": text }),
+            json!({ "model_type": "some_model", "thinker_config": { "model_type": "another", "text_config": text } }),
+        ] {
+            assert_eq!(parsed(nested).router.paths, 16);
+        }
+        refused(
+            json!({ "model_type": "some_model", "text_config": { "model_type": "another" } }),
+            "model_type 'some_model' and 'another' are not known; \
+             known: deepseek_v2, deepseek_v3, kimi_k2, mixtral, olmoe, qwen2_moe, qwen3_moe",
+        );
+    }
 }

@@ -141,3 +141,29 @@ impl RouterConfig {
 const fn softmax(renormalise: bool) -> PathChoice {
     PathChoice { score: Score::Softmax, groups: None, renormalise, scale: 1.0 }
 }
+
+#[cfg(test)]
+mod tests {
+    #![allow(clippy::unwrap_used, reason = "a test that cannot go on fails")]
+
+    use super::*;
+
+    #[test]
+    fn kept_groups_have_as_many_paths_as_a_token_gets() {
+        let of = |paths, per_token, groups, kept, score| {
+            let groups = Some(GroupLimit { groups, kept, score });
+            RouterConfig { paths, per_token, choice: PathChoice { groups, ..PathChoice::default() } }.check()
+        };
+        assert!(of(8, 4, 4, 2, GroupScore::Max).is_ok());
+        let error = of(8, 5, 4, 2, GroupScore::Max).unwrap_err();
+        assert_eq!(error.to_string(), "router: 5 paths a token, of 4 in 2 groups kept of 4");
+        assert!(of(8, 2, 8, 2, GroupScore::Max).is_ok());
+        let error = of(8, 2, 8, 2, GroupScore::SumOfTwo).unwrap_err();
+        assert_eq!(error.to_string(), "router: 8 groups of 1 path score by their 2 largest");
+        use RouterConfig as Config;
+        let published = [Config::deepseek_v2(), Config::deepseek_v3(), Config::kimi_k2(), Config::mixtral()];
+        for config in published.into_iter().chain([Config::olmoe(), Config::qwen2_moe(), Config::qwen3_moe()]) {
+            assert!(config.check().is_ok(), "{config:?}");
+        }
+    }
+}
