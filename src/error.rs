@@ -61,8 +61,8 @@ pub enum Error {
     /// The adapter refused to give a device.
     #[error("device: {0}")]
     Device(String),
-    /// The device was lost; everything made from it is gone.
-    #[error("device lost: {0}")]
+    /// The device was lost; everything made from it is gone. Why, where the driver says so.
+    #[error("device lost{}", why(.0))]
     DeviceLost(String),
     /// The device has no memory left for what was asked.
     #[error("out of device memory: {0}")]
@@ -91,6 +91,13 @@ impl Error {
     }
 }
 
+/// A reason behind what it is the reason of; nothing where it only says the same again.
+fn why(reason: &str) -> String {
+    let reason = reason.trim().trim_end_matches('.');
+    let again = ["", "lost", "device lost", "device is lost", "the device was lost"];
+    if again.contains(&reason.to_ascii_lowercase().as_str()) { String::new() } else { format!(": {reason}") }
+}
+
 impl From<wgpu::Error> for Error {
     fn from(error: wgpu::Error) -> Self {
         match error {
@@ -111,3 +118,17 @@ impl From<wgpu::Error> for Error {
 /// assert!(rows(&[]).is_err());
 /// ```
 pub type Result<T> = std::result::Result<T, Error>;
+
+#[cfg(test)]
+mod tests {
+    use super::Error;
+
+    #[test]
+    fn a_lost_device_says_why_or_nothing_more() {
+        let said = |reason: &str| Error::DeviceLost(reason.into()).to_string();
+        assert_eq!(said("the driver was reset"), "device lost: the driver was reset");
+        for reason in ["", " ", "Device lost", "Device is lost.", "lost"] {
+            assert_eq!(said(reason), "device lost");
+        }
+    }
+}

@@ -55,8 +55,8 @@ impl Gpu {
             })
             .await;
             if !matches!(mapped, Some(Ok(()))) {
-                let why = gpu.lost().unwrap_or("a buffer could not be mapped for reading");
-                return Err(Error::DeviceLost(why.into()));
+                // That a buffer could not be read is no reason, but what comes of it.
+                return Err(Error::DeviceLost(gpu.lost().unwrap_or_default().into()));
             }
             let bytes = staging.slice(..).get_mapped_range().map_err(|error| Error::Gpu(error.to_string()))?;
             Ok(bytes[copy.wanted].to_vec())

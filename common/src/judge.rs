@@ -11,7 +11,8 @@ const PIECE: usize = 1 << 20;
 
 /// The sequences of each piece, in order.
 pub fn pieces(weights: &Weights, part: &Part<'_>) -> impl Iterator<Item = Range<usize>> + use<> {
-    let sequences = part.sequences();
+    // However many sequences have no tokens, there is nothing to judge.
+    let sequences = if part.x.is_empty() { 0 } else { part.sequences() };
     let tokens = product(&part.shape[1..part.shape.len() - 1]).unwrap_or(usize::MAX);
     let each = tokens.saturating_mul(weights.dimensions().input).max(1);
     let step = (PIECE / each).max(1);

@@ -1,12 +1,13 @@
 //! A forward on the device: its result, its time, and how far it is from the CPU reference.
 
+use anyhow::bail;
 use double_routing::{
     DoubleRouting, Forward, Gpu, Output, Result, Session, Settings, Tensor, Weights, bytemuck,
     check::{Judgement, LayerTruth},
     wgpu,
 };
 use double_routing_common::{
-    input::Input,
+    input::{Input, Part},
     judge::{extend, pieces},
 };
 
@@ -33,39 +34,43 @@ impl Evaluation {
     pub async fn new(
         layer: &DoubleRouting,
         weights: &Weights,
-        input: &Input,
+        input: &Input<'_>,
         progress: impl Fn(&str),
     ) -> anyhow::Result<Self> {
         progress("running on the GPU");
         breathe().await;
         let start = now();
-        let session = layer.session_with(&input.shape, input.lengths.is_some(), input.storage).await?;
-        let output = session.run(&input.x, input.lengths.as_deref()).await?;
+        let whole = input.part(0..input.sequences());
+        let session = layer.session_with(&whole.shape, whole.lengths.is_some(), input.storage).await?;
+        let output = session.run(&whole.x, whole.lengths).await?;
         let first = now() - start;
-        let runs = time(&session, input).await?;
+        if let Some((name, position)) = output.first_non_finite() {
+            bail!("{name} is not finite at element {position}, though x is: it is beyond f32, which ends at 3.4e38");
+        }
+        let runs = time(&session, &whole).await?;
         let device = device_seconds(layer.gpu(), session.forward(), median(&runs)).await?;
 
         let start = now();
         let mut truth = LayerTruth::new(weights, Settings::default());
-        for piece in pieces(weights, input) {
+        for piece in pieces(weights, &whole) {
             progress(&format!(
                 "checking against the CPU reference, sequence {} of {}",
                 piece.start + 1,
                 input.sequences()
             ));
             breathe().await;
-            extend(&mut truth, input, &output, piece)?;
+            extend(&mut truth, &whole, &output, piece)?;
         }
         Ok(Self { output, first, runs, device, judgement: truth.judge(), judging: now() - start })
     }
 
     /// What there is to show of it.
-    pub fn report(&self, layer: &DoubleRouting, input: &Input) -> report::Evaluation {
+    pub fn report(&self, layer: &DoubleRouting, input: &Input<'_>) -> report::Evaluation {
         let Judgement { error, yardstick, allowed, worst, fault } = self.judgement.clone();
         report::Evaluation {
             layer: layer.dimensions().to_string(),
             order: layer.order().to_string(),
-            x: input.shape.clone(),
+            x: input.shape().to_vec(),
             y: input.shape_with(layer.dimensions().output),
             w: input.shape_with(1),
             first: self.first,
@@ -86,12 +91,12 @@ impl Evaluation {
 }
 
 /// Seconds from writing the input to having the result, for each run.
-async fn time(session: &Session<'_>, input: &Input) -> Result<Vec<f64>> {
+async fn time(session: &Session<'_>, whole: &Part<'_>) -> Result<Vec<f64>> {
     let begin = now();
     let mut runs = Vec::with_capacity(RUNS);
     while runs.is_empty() || (runs.len() < RUNS && now() - begin < SECONDS) {
         let start = now();
-        session.run(&input.x, input.lengths.as_deref()).await?;
+        session.run(&whole.x, whole.lengths).await?;
         runs.push(now() - start);
     }
     Ok(runs)

@@ -8,7 +8,7 @@ mod evaluate;
 mod report;
 
 use anyhow::{Context, bail};
-use double_routing::{AdapterChoice, DoubleRouting, Gpu, Settings, Weights, wgpu};
+use double_routing::{AdapterChoice, Checkpoint, DoubleRouting, Gpu, Settings, Weights, wgpu};
 use double_routing_common::{
     input::{Input, first_non_finite_weight},
     languages::Model,
@@ -116,17 +116,23 @@ impl Page {
 }
 
 fn read_weights(file: &[u8]) -> anyhow::Result<Weights> {
-    let weights = Weights::from_safetensors(file, "")?;
-    match first_non_finite_weight(&weights, file, "")? {
+    let checkpoint = Checkpoint::open(&[("", file)])?;
+    let prefix = match Weights::prefixes(&checkpoint).as_slice() {
+        [] => String::new(),
+        [only] => only.clone(),
+        several => bail!("there are {} layers, behind '{}'; the page takes one", several.len(), several.join("', '")),
+    };
+    let weights = Weights::from_checkpoint(&checkpoint, &prefix)?;
+    match first_non_finite_weight(&weights, file, &prefix)? {
         Some(found) => bail!(found),
         None => Ok(weights),
     }
 }
 
-fn read_input(file: &[u8], weights: &Weights) -> anyhow::Result<Input> {
+fn read_input<'a>(file: &'a [u8], weights: &Weights) -> anyhow::Result<Input<'a>> {
     let input = Input::of_sequences(&SafeTensors::deserialize(file).context("not safetensors")?)?;
     input.check_layer(weights.dimensions())?;
-    match input.first_non_finite() {
+    match input.first_non_finite(&input.part(0..input.sequences()).x, 0) {
         Some(found) => bail!(found),
         None => Ok(input),
     }
@@ -190,7 +196,7 @@ impl Forward {
 }
 
 impl Forward {
-    fn new(layer: &DoubleRouting, input: &Input, evaluation: &Evaluation) -> anyhow::Result<Self> {
+    fn new(layer: &DoubleRouting, input: &Input<'_>, evaluation: &Evaluation) -> anyhow::Result<Self> {
         let output = &evaluation.output;
         let strip = report::Strip::new(input, &output.w);
         let report = serde_json::to_string(&report::Ran { strip, evaluation: evaluation.report(layer, input) })?;

@@ -101,8 +101,8 @@ const ROWS: usize = 48;
 const COLUMNS: usize = 640;
 
 impl Strip {
-    pub fn new(input: &Input, w: &[f32]) -> Self {
-        let shape = &input.shape;
+    pub fn new(input: &Input<'_>, w: &[f32]) -> Self {
+        let shape = input.shape();
         // The weights are [B, S, …, 1]; in [N, 1] every token is alone on axis 1.
         let positions = if shape.len() > 2 { shape[1] } else { 1 };
         let behind: usize = shape[2.min(shape.len() - 1)..shape.len() - 1].iter().product();
@@ -121,7 +121,7 @@ impl Strip {
 }
 
 /// y and w as a safetensors file, as the command writes it.
-pub fn file(layer: &DoubleRouting, input: &Input, output: &Output) -> anyhow::Result<Vec<u8>> {
+pub fn file(layer: &DoubleRouting, input: &Input<'_>, output: &Output) -> anyhow::Result<Vec<u8>> {
     let view = |values, width| TensorView::new(Dtype::F32, input.shape_with(width), bytemuck::cast_slice(values));
     let tensors = [("y", view(&output.y, layer.dimensions().output)?), ("w", view(&output.w, 1)?)];
     Ok(safetensors::serialize(tensors, None)?)
