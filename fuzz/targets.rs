@@ -156,9 +156,8 @@ pub fn layer(data: &[u8]) {
     };
     let x = Values::rounded(&numbers(shape.iter().product(), 1.0 / 16.0), element(drawn.types[1])).to_f32();
     let positions = if shape.len() > 2 { shape[1] } else { 1 };
-    let lengths: Option<Vec<u32>> = drawn
-        .lengths
-        .map(|bytes| (0..shape[0]).map(|at| u32::from(bytes[at % 8]) % (positions as u32 + 1)).collect());
+    let lengths: Option<Vec<u32>> =
+        drawn.lengths.map(|bytes| (0..shape[0]).map(|at| u32::from(bytes[at % 8]) % (positions as u32 + 1)).collect());
     let scores = [Score::Softmax, Score::Sigmoid, Score::SqrtSoftplus, Score::SoftmaxOfChosen];
     let groups = flag(0).then(|| GroupLimit {
         groups: size(drawn.groups[0], 6) as u32,

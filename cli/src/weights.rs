@@ -6,7 +6,11 @@ use anyhow::{Context, bail};
 use double_routing::{Checkpoint, Error, Weights};
 use double_routing_common::input::first_non_finite_weight;
 
-use crate::{input::refusal, kind, source::Source};
+use crate::{
+    input::refusal,
+    kind::{self, Kind},
+    source::Source,
+};
 
 /// Prefixes that an error lists.
 const LISTED: usize = 6;
@@ -19,14 +23,22 @@ pub fn checkpoint(sources: &[Source]) -> anyhow::Result<Checkpoint<'_>> {
     match Checkpoint::open(&files) {
         Ok(checkpoint) => Ok(checkpoint.on_read(|file, bytes| sources[file].release(bytes))),
         Err(error) => {
-            let wrong = files.iter().find(|&&file| Checkpoint::open(&[file]).is_err());
-            let Some((name, bytes)) = wrong else { return Err(error.into()) };
+            let wrong = files.iter().find_map(|&file| Some((file, Checkpoint::open(&[file]).err()?)));
+            let Some(((name, bytes), error)) = wrong else { return Err(error.into()) };
             match kind::of(bytes) {
                 // What is wrong with it is known to who reads them.
-                None | Some(kind::Kind::Safetensors) => Err(error).with_context(|| (*name).to_owned()),
+                None | Some(Kind::Safetensors) => Err(error).with_context(|| name.to_owned()),
                 Some(kind) => bail!("{name}: not safetensors: it is {kind}"),
             }
         }
+    }
+}
+
+/// An error, and what lets pass what it refuses.
+pub fn with_way_out(error: Error) -> anyhow::Error {
+    match error {
+        Error::Unread(_) => anyhow::anyhow!("{error}; --ignore NAME leaves a tensor out"),
+        error => error.into(),
     }
 }
 
@@ -48,10 +60,7 @@ pub fn read_layer(
     let checkpoint = checkpoint(&sources)?.without(ignored);
     let read = || {
         let prefix = prefix_of(&checkpoint, prefix)?;
-        let weights = Weights::from_checkpoint(&checkpoint, &prefix).map_err(|error| match error {
-            Error::Unread(_) => anyhow::anyhow!("{error}; --ignore NAME leaves a tensor out"),
-            error => error.into(),
-        })?;
+        let weights = Weights::from_checkpoint(&checkpoint, &prefix).map_err(with_way_out)?;
         match first_non_finite_weight(&weights, &sources[0], &prefix)?.filter(|_| !allow_non_finite) {
             Some(found) => Err(refusal(&found)),
             None => Ok((weights, prefix)),

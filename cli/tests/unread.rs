@@ -111,7 +111,15 @@ fn much_that_is_not_read_is_counted() {
     let more: Vec<Named> =
         biases.chain([random_tensor("a.b.c.d.e.f", &[1]), random_tensor("gate.bias", &[4])]).collect();
     let first = format!("weights: {BLOCK}gate.bias, {BLOCK}experts.0.gate_proj.bias, ");
-    with("moe", &more).refused(&[&first, "… (10 in all) may change the result, and are not read"]);
+    with("moe", &more).refused(&[&first, "… (10 in all) may change the result, and are not read", "--ignore"]);
+    // Whoever knows better says so.
+    let files = files(&config(), &block());
+    run(&files, "route").passed();
+    let expected = read_output(&files.path("output.safetensors"));
+    let bias = format!("{BLOCK}gate.bias");
+    files.write("weights.safetensors", &safetensors_bytes(&[block(), vec![random_tensor(&bias, &[4])]].concat()));
+    run_on(&files, "route", &["weights.safetensors"], &["--ignore", &bias]).passed();
+    assert_eq!(read_output(&files.path("output.safetensors")), expected);
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use anyhow::{Context, bail, ensure};
-use double_routing::{Checkpoint, Dimensions, Storage, Weights};
+use double_routing::{Checkpoint, Dimensions, Storage, Weights, names_like};
 use safetensors::{Dtype, SafeTensors, tensor::TensorView};
 
 use crate::numbers::{Numbers, product};
@@ -165,7 +165,8 @@ fn x_of<'a>(file: &SafeTensors<'a>, beside: &[&str]) -> anyhow::Result<Numbers<'
     let mut names = file.names();
     names.sort_unstable();
     let Ok(view) = file.tensor("x") else {
-        bail!("no tensor x; the file holds {}", if names.is_empty() { "none".into() } else { names.join(", ") });
+        let held = if names.is_empty() { "none".into() } else { names_like("x", names) };
+        bail!("no tensor x; the file holds {held}");
     };
     if let Some(unread) = names.into_iter().find(|name| *name != "x" && !beside.contains(name)) {
         let read = [&["x"], beside].concat().join(", ");

@@ -62,6 +62,9 @@ pub struct Arguments {
     /// What stands before these names, such as `model.layers.3.mlp.` or `model.layers.3.`; needed where there are several
     #[arg(long)]
     prefix: Option<String>,
+    /// A tensor behind the prefix that has nothing to do with it, or what the names of several begin with: `adapter.`
+    #[arg(long, value_name = "NAME")]
+    ignore: Vec<String>,
     /// Safetensors file with a tensor `x` [T, D] or [B, S, D] of F32, F16 or BF16, which stays so on the device; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
@@ -108,7 +111,8 @@ pub fn run(part: Part, arguments: &Arguments, out: &mut Out) -> anyhow::Result<V
     save::apart(&arguments.read(), &arguments.written())?;
     let config = read_config(arguments)?;
     let prefix = arguments.prefix.as_deref();
-    let (weights, prefix) = Files::read(&arguments.weights)?.weights(prefix, &config, part, allow_non_finite)?;
+    let files = Files::read(&arguments.weights)?;
+    let (weights, prefix) = files.weights(prefix, &arguments.ignore, &config, part, allow_non_finite)?;
     let source = Source::open(&arguments.input)?;
     let mut rows = Rows::of_router(&source, weights.router().shape, allow_non_finite)?;
     rows.input.storage.y = arguments.output_type.into();

@@ -14,7 +14,7 @@ use super::Part;
 use crate::{
     input::refusal,
     source::Source,
-    weights::{checkpoint, listed},
+    weights::{checkpoint, listed, with_way_out},
 };
 
 /// What was read.
@@ -70,15 +70,17 @@ impl Files {
         Ok(Self { name, sources })
     }
 
-    /// The weights of one router or block that suit the configuration, and what their names begin with.
+    /// The weights of one router or block that suit the configuration, and what their names begin with. Tensors that are ignored are as if
+    /// not there.
     pub fn weights(
         &self,
         prefix: Option<&str>,
+        ignored: &[String],
         config: &ModelConfig,
         part: Part,
         allow_non_finite: bool,
     ) -> anyhow::Result<(Weights, String)> {
-        let checkpoint = checkpoint(&self.sources)?;
+        let checkpoint = checkpoint(&self.sources)?.without(ignored);
         suitable(&checkpoint, prefix, config, part, allow_non_finite).with_context(|| self.name.clone())
     }
 }
@@ -98,8 +100,10 @@ fn suitable(
         None => only(checkpoint)?,
     };
     let weights = match part {
-        Part::Router => Weights::Router(RouterWeights::from_checkpoint(checkpoint, &prefix)?),
-        Part::Block => Weights::Block(Box::new(MoeWeights::from_checkpoint(checkpoint, &prefix)?)),
+        Part::Router => Weights::Router(RouterWeights::from_checkpoint(checkpoint, &prefix).map_err(with_way_out)?),
+        Part::Block => {
+            Weights::Block(Box::new(MoeWeights::from_checkpoint(checkpoint, &prefix).map_err(with_way_out)?))
+        }
     };
     suit(&weights, config, &prefix)?;
     if !allow_non_finite && !weights.all_finite() {
