@@ -619,7 +619,8 @@ impl Gpu {
         }))
     }
 
-    /// A buffer that holds `bytes`, zero-padded to a multiple of 16, written with the next submission of the queue.
+    /// A buffer that holds `bytes`, zero-padded to a multiple of 16, written with the next submission of the queue. Of more than 64 MiB all
+    /// but the last of them are submitted piece by piece, so that no second copy of the whole waits for that.
     ///
     /// # Errors
     /// As [`Gpu::buffer`].
@@ -631,7 +632,13 @@ impl Gpu {
     /// ```
     pub fn upload(&self, label: &str, bytes: &[u8]) -> Result<wgpu::Buffer> {
         let buffer = self.buffer(label, crate::Element::F32, bytes.len().div_ceil(4) as u64)?;
-        self.write(&buffer, bytes);
+        let mut pieces = bytes.chunks(STAGED).enumerate().peekable();
+        while let Some((at, piece)) = pieces.next() {
+            self.write_at(&buffer, (at * STAGED) as u64, piece);
+            if pieces.peek().is_some() {
+                self.queue().submit([]);
+            }
+        }
         Ok(buffer)
     }
 
@@ -643,14 +650,18 @@ impl Gpu {
     /// # }
     /// ```
     pub fn write(&self, buffer: &wgpu::Buffer, bytes: &[u8]) {
+        self.write_at(buffer, 0, bytes);
+    }
+
+    fn write_at(&self, buffer: &wgpu::Buffer, offset: u64, bytes: &[u8]) {
         let whole = bytes.len() - bytes.len() % 4;
         if whole > 0 {
-            self.queue().write_buffer(buffer, 0, &bytes[..whole]);
+            self.queue().write_buffer(buffer, offset, &bytes[..whole]);
         }
         if whole < bytes.len() {
             let mut last = [0; 4];
             last[..bytes.len() - whole].copy_from_slice(&bytes[whole..]);
-            self.queue().write_buffer(buffer, whole as u64, &last);
+            self.queue().write_buffer(buffer, offset + whole as u64, &last);
         }
     }
 
@@ -878,6 +889,9 @@ impl ErrorScope {
         }
     }
 }
+
+/// Bytes that are uploaded with one submission.
+const STAGED: usize = 64 << 20;
 
 /// What a device needs for its matrix units to be used.
 const MATRIX_FEATURES: wgpu::Features =
