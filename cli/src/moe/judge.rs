@@ -10,8 +10,8 @@ use double_routing::{
     Element, Values,
     moe::RouterConfig,
     reference::{
-        PathRule, PathScore, PathsOfRow, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths,
-        score_bound,
+        PathRule, PathsOfRow, ROUNDING, gate_bound, gates_moved, group_score, path_gates, path_scores, route_paths,
+        score_bound, scores_moved,
     },
 };
 use serde::Serialize;
@@ -53,6 +53,10 @@ pub struct Measure {
 /// An error may be 4 times that of plain f32 loops, and 1e-6 where that is less.
 const YARDSTICKS: f64 = 4.0;
 const FLOOR: f64 = 1e-6;
+
+/// Where a single rounding of the summands may change a logit by so much, what plain f32 loops lose says nothing of what other orders lose:
+/// only the bound does.
+const WIDE: f64 = 1.0 / 64.0;
 
 /// Numbers of the logits or of x in one piece of work.
 const PIECE: usize = 1 << 20;
@@ -96,6 +100,8 @@ struct Truth {
     plain: Vec<f64>,
     /// What f32 may lose in the scores of gates whose logits are exact.
     bound: Vec<f64>,
+    /// How far gates may be moved by what their logits are off, where that is [`WIDE`].
+    moved: Vec<Option<f64>>,
     /// Sums of squares: of y, of its error, and of that of plain f32 loops.
     squares: [f64; 3],
 }
@@ -118,6 +124,7 @@ impl Truth {
             exact: Vec::new(),
             plain: Vec::new(),
             bound: Vec::new(),
+            moved: Vec::new(),
             squares: [0.0; 3],
         }
     }
@@ -128,10 +135,12 @@ impl Truth {
         let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
         let (logits, bound, plain) = (router.logits(&x), router.logits_bound(&x), router.plain_logits(&x));
         let first = self.exact.len();
+        let depth = (x.len() / (ids.len() / per_token).max(1)).max(1) as f64;
         let mut all_paths = true;
         for (at, ids) in ids.chunks(per_token).enumerate() {
             let row = at * paths..(at + 1) * paths;
             let row = (&logits[row.clone()], &bound[row.clone()], &plain[row]);
+            let of_a_rounding = row.1.iter().copied().fold(0.0, f64::max) / depth;
             let judged = Row::new(row.0, row.1, router.bias.as_deref(), router.rule, per_token);
             self.same += usize::from(ids == judged.expected.ids);
             match judged.judge(ids, margins[at]) {
@@ -149,6 +158,11 @@ impl Truth {
             self.exact.extend(path_gates(row.0, &ids, router.rule));
             self.plain.extend(path_gates(row.2, &ids, router.rule).into_iter().map(|gate| f64::from(gate as f32)));
             self.bound.extend(gate_bound(row.0, &ids, router.rule));
+            if of_a_rounding > WIDE {
+                self.moved.extend(gates_moved(row.0, row.1, &ids, router.rule).into_iter().map(Some));
+            } else {
+                self.moved.resize(self.exact.len(), None);
+            }
         }
         all_paths.then(|| Gates { exact: &self.exact[first..], plain: &self.plain[first..] })
     }
@@ -190,17 +204,19 @@ impl Truth {
     fn gates(&mut self, gates: &[f32]) -> Measure {
         // So small a gate is as good as none, and f32 may have none of it.
         let relative = |error: f64, gate: f64| if gate.abs() > 1e-30 { error.abs() / gate.abs() } else { 0.0 };
-        let all = || self.exact.iter().zip(&self.plain).zip(&self.bound).zip(gates);
-        let yardstick = all().map(|(((&exact, plain), _), _)| relative(plain - exact, exact)).fold(0.0, f64::max);
+        let all = || self.exact.iter().zip(&self.bound).zip(&self.moved).zip(gates);
+        let narrow = self.exact.iter().zip(&self.plain).zip(&self.moved).filter(|(_, moved)| moved.is_none());
+        let yardstick = narrow.map(|((&exact, plain), _)| relative(plain - exact, exact)).fold(0.0, f64::max);
         let of_logits = (YARDSTICKS * yardstick).max(FLOOR);
         let (mut error, mut allowed) = (0.0f64, of_logits);
         let mut fault = None;
-        for (at, (((&exact, _), &bound), &gate)) in all().enumerate() {
+        for (at, (((&exact, &bound), moved), &gate)) in all().enumerate() {
             let difference = f64::from(gate) - exact;
+            let reach = moved.unwrap_or(of_logits * exact.abs()) + bound;
             error = error.max(relative(difference, exact));
-            allowed = allowed.max(of_logits + relative(bound, exact));
+            allowed = allowed.max(relative(reach, exact));
             // A NaN is not allowed either.
-            let near = difference.abs() <= of_logits * exact.abs() + bound;
+            let near = difference.abs() <= reach;
             if !near && fault.is_none() {
                 let (token, slot) = (at / self.config.per_token, at % self.config.per_token);
                 fault = Some(format!("token {token}: gate {slot} is {gate}, expected {exact:.9}"));
@@ -239,7 +255,7 @@ impl Row {
     fn new(logits: &[f64], logits_bound: &[f64], bias: Option<&[f64]>, rule: PathRule, chosen: usize) -> Self {
         let mut c = path_scores(logits, rule.score);
         let mut bound = score_bound(logits, rule.score);
-        for (bound, moved) in bound.iter_mut().zip(moved_by(logits, logits_bound, rule.score)) {
+        for (bound, moved) in bound.iter_mut().zip(scores_moved(logits, logits_bound, rule.score)) {
             *bound += moved;
         }
         if let Some(bias) = bias {
@@ -288,7 +304,8 @@ impl Row {
         let allowed = |values: &[f64], bound: &[f64], at: usize, last: Option<&usize>| {
             last.is_none_or(|&last| values[at] + bound[at] >= values[last] - bound[last])
         };
-        for path in paths.iter().map(|&path| path as usize) {
+        let paths: Vec<usize> = paths.iter().map(|&path| path as usize).collect();
+        for &path in &paths {
             let group = path / size;
             if !allowed(&self.groups, &self.group_bound, group, kept.last()) {
                 return Err(format!("path {path} is of group {group}, which is not kept"));
@@ -297,7 +314,37 @@ impl Row {
                 return Err(format!("path {path} was chosen, {} are better", chosen.len()));
             }
         }
+        self.judge_order(&paths, size)?;
         Ok(false)
+    }
+
+    /// Among paths of groups that were kept for sure, none may stand behind one that is surely worse, or be left out for it.
+    fn judge_order(&self, paths: &[usize], size: usize) -> Result<(), String> {
+        let surely_before = |a: usize, b: usize| self.c[a] - self.bound[a] > self.c[b] + self.bound[b];
+        for (at, &path) in paths.iter().enumerate() {
+            if let Some(later) = paths[at + 1..].iter().find(|&&later| surely_before(later, path)) {
+                return Err(format!("path {path} stands before {later}, which is better"));
+            }
+        }
+        let mut groups: BTreeSet<usize> = paths.iter().map(|path| path / size).collect();
+        if groups.len() > self.rule.kept {
+            return Err(format!("{} groups are used, {} are kept", groups.len(), self.rule.kept));
+        }
+        let before = |a: usize, b: usize| self.groups[a] - self.group_bound[a] > self.groups[b] + self.group_bound[b];
+        let all = || 0..self.groups.len();
+        groups.extend(all().filter(|&group| all().filter(|&other| !before(group, other)).count() <= self.rule.kept));
+        let rejected = groups.iter().flat_map(|group| group * size..(group + 1) * size);
+        let worst = paths.iter().copied().min_by(|&a, &b| self.most(a).total_cmp(&self.most(b)));
+        let mut rejected = rejected.filter(|path| !paths.contains(path));
+        match worst.and_then(|worst| Some((worst, rejected.find(|&other| surely_before(other, worst))?))) {
+            Some((path, other)) => Err(format!("path {path} was chosen, {other} is better")),
+            None => Ok(()),
+        }
+    }
+
+    /// What a path's c is at most.
+    fn most(&self, path: usize) -> f64 {
+        self.c[path] + self.bound[path]
     }
 
     /// Whether each of `first` is larger than each of `then`, whatever the rounding.
@@ -311,7 +358,9 @@ impl Row {
         let worst = |paths: &[usize]| paths.iter().map(|&path| self.bound[path]).fold(0.0, f64::max);
         let bound = worst(chosen) + worst(rejected) + ROUNDING * expected.abs() + f64::from(f32::MIN_POSITIVE);
         let margin = f64::from(margin);
-        if margin == expected || (margin - expected).abs() <= bound {
+        // It may be larger than f32 has numbers.
+        let largest = f64::from(f32::MAX);
+        if margin == expected || (margin - expected).abs() <= bound || (margin == f64::INFINITY && expected > largest) {
             return Ok(());
         }
         Err(format!("the margin is {margin}, expected {expected} ± {bound:.1e}"))
@@ -323,28 +372,6 @@ fn best(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
     order
-}
-
-/// How far scores move where the logits move by no more than `bound`.
-fn moved_by(logits: &[f64], bound: &[f64], score: PathScore) -> Vec<f64> {
-    let largest = bound.iter().copied().fold(0.0, f64::max);
-    let scores = path_scores(logits, score);
-    match score {
-        // One logit up and all others down.
-        PathScore::Softmax => {
-            scores.iter().zip(bound).map(|(score, bound)| score * (bound + largest).exp_m1()).collect()
-        }
-        PathScore::Logit => bound.to_vec(),
-        // They rise with their logit.
-        PathScore::Sigmoid | PathScore::SqrtSoftplus => {
-            let shifted = |sign: f64| {
-                let logits: Vec<f64> = logits.iter().zip(bound).map(|(logit, bound)| logit + sign * bound).collect();
-                path_scores(&logits, score)
-            };
-            let (up, down) = (shifted(1.0), shifted(-1.0));
-            (0..scores.len()).map(|path| (up[path] - scores[path]).max(scores[path] - down[path])).collect()
-        }
-    }
 }
 
 /// Prints the errors, what they may be, and the verdict.
@@ -384,7 +411,7 @@ mod tests {
         moe::{ExpertWeights, MoeWeights, RouterConfig, RouterWeights},
     };
 
-    use super::{Judgement, Output, Weights, judge};
+    use super::{Judgement, Output, ReferenceRouter, Weights, judge};
     use crate::{gpu::Target, moe::evaluate::Evaluator};
 
     fn values(count: usize) -> Vec<f32> {
@@ -437,6 +464,67 @@ mod tests {
                 let judgement = judged(change);
                 assert!(!judgement.passed && judgement.fault.is_some(), "{at}: {judgement:?}");
                 assert_eq!(judgement.wrong, usize::from([0, 1, 2, 6].contains(&at)), "{at}: {judgement:?}");
+            }
+        }
+    }
+
+    /// Logits of up to this, by weights and x that no sum of products of overflows.
+    fn large(largest: f32) -> (Weights, Vec<f32>) {
+        let router = RouterWeights::new(values(16 * 5), [16, 5], None).unwrap();
+        (Weights::Router(router), values(20 * 5).into_iter().map(|x| x * (largest / 5.0)).collect())
+    }
+
+    #[test]
+    fn logits_of_any_size_are_judged() {
+        let groups = |kept, score| Some(GroupLimit { groups: 4, kept, score });
+        for score in [Score::Softmax, Score::Sigmoid, Score::SqrtSoftplus, Score::SoftmaxOfChosen] {
+            for groups in [None, groups(2, GroupScore::Max), groups(2, GroupScore::SumOfTwo)] {
+                for renormalise in [false, true] {
+                    let choice = PathChoice { score, groups, renormalise, scale: 2.5 };
+                    let config = RouterConfig { paths: 16, per_token: 3, choice };
+                    for largest in [1e4, 1e10, 1e30, 3e38] {
+                        let what = format!("{config:?} up to {largest}");
+                        let (weights, x) = large(largest);
+                        let evaluator = Evaluator::new(&Target::Reference, &weights, config, false).unwrap();
+                        let right = evaluator.run(&x, Storage::default(), None).unwrap().output;
+                        let judged = |output: &Output| judge(&weights, config, &x, output, Element::F32);
+                        let judgement = judged(&right);
+                        assert!(judgement.passed && judgement.same == 20, "{what}: {judgement:?}");
+                        assert!(judgement.gates.allowed.is_finite(), "{what}: {judgement:?}");
+
+                        // As f32 has them, whose ties are others.
+                        let router = ReferenceRouter::new(weights.router(), config);
+                        let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                        let mut plain = right.clone();
+                        plain.routing = router.route_logits(&router.plain_logits(&exact)).0;
+                        let judgement = judged(&plain);
+                        assert!(judgement.passed, "{what} in f32: {judgement:?}");
+
+                        let ids = &right.routing.ids;
+                        let logits = router.logits(&exact);
+                        let of_first = |id: &u32| logits[*id as usize];
+                        let best = ids[..3].iter().copied().max_by(|a, b| of_first(a).total_cmp(&of_first(b))).unwrap();
+                        let wrong: [&dyn Fn(&mut Output); 5] = [
+                            // The best path is left out, and stands behind.
+                            &|output| {
+                                let at = ids.iter().position(|&id| id == best).unwrap();
+                                output.routing.ids[at] = (0..16).find(|id| !ids[..3].contains(id)).unwrap();
+                            },
+                            &|output| output.routing.ids[1] = output.routing.ids[0],
+                            &|output| output.routing.gates[0] *= 1.001,
+                            &|output| output.routing.gates[2] += 0.25 * output.routing.gates[0],
+                            &|output| output.routing.gates[1] = f32::NAN,
+                        ];
+                        for (at, change) in wrong.iter().enumerate() {
+                            let mut output = right.clone();
+                            change(&mut output);
+                            output.routing.counts = vec![0; 16];
+                            output.routing.ids.iter().for_each(|&id| output.routing.counts[id as usize] += 1);
+                            let judgement = judged(&output);
+                            assert!(!judgement.passed, "{what}: {at}: {judgement:?}");
+                        }
+                    }
+                }
             }
         }
     }
