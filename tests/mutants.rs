@@ -554,6 +554,14 @@ const MUTANTS: &[Mutant] = &[
         cases: "zeros",
     },
     Mutant {
+        fault: "select: what is −∞ counts as masked",
+        file: "shaders/select.wgsl",
+        from: "let exists = key != EMPTY;",
+        to: "let exists = key > -0x7f800001;",
+        test: "select",
+        cases: "k=4096 lowest",
+    },
+    Mutant {
         fault: "select: the border of what is chosen is off by one",
         file: "shaders/select.wgsl",
         from: "let border = select(low, low - 1, exact);",
@@ -672,6 +680,22 @@ const MUTANTS: &[Mutant] = &[
         to: "/ params.of_batch * 0u;",
         test: "combine",
         cases: "batches=3",
+    },
+    Mutant {
+        fault: "combine: the last window of rows has what is in none",
+        file: "shaders/combine.wgsl",
+        from: "return params.rows_from > 0u && ",
+        to: "return false && ",
+        test: "splitting",
+        cases: "",
+    },
+    Mutant {
+        fault: "combine: targets count from the first of their window",
+        file: "shaders/combine.wgsl",
+        from: "targets[params.targets_first + result] - params.targets_from",
+        to: "targets[params.targets_first + result]",
+        test: "splitting",
+        cases: "",
     },
     Mutant {
         fault: "host: rows of y that nothing goes to are not filled",

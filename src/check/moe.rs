@@ -10,8 +10,8 @@ use crate::{
     kernels::{GroupLimit, GroupScore, PathChoice, Score},
     moe::{ExpertWeights, MoeFeedForward, MoeWeights, RouterConfig, RouterWeights, SharedWeights},
     reference::{
-        Experts, PathRule, Product, experts_bound, feed_forward, feed_forward_bound, gate_bound, group_score, matmul,
-        matmul_bound, path_gates, path_scores, route_paths, score_bound,
+        Experts, PathRule, Product, experts_bound, feed_forward, feed_forward_bound, gate_bound, gates_moved,
+        group_score, matmul, matmul_bound, path_gates, path_scores, route_paths, score_bound,
     },
 };
 
@@ -132,9 +132,12 @@ pub(super) fn judge_choice(
     let wrong = sure && expected.ids.iter().any(|id| !ids.contains(id));
     let gates = path_gates(logits, ids, rule);
     // To first order a gate is off by four times what the logits are, relative to itself: itself and the sum.
-    let bounds = gate_bound(logits, ids, rule).into_iter().zip(&gates);
+    let moved = match off {
+        ..0.25 => gates.iter().map(|gate| 4.0 * off * gate.abs()).collect(),
+        _ => gates_moved(logits, &vec![off; paths], ids, rule),
+    };
     Ok(JudgedChoice {
-        of_gates: bounds.map(|(bound, gate)| bound + 4.0 * off * gate.abs()).collect(),
+        of_gates: gate_bound(logits, ids, rule).iter().zip(moved).map(|(bound, moved)| bound + moved).collect(),
         gates,
         fault: wrong.then(|| format!("paths {ids:?}, expected {:?}", expected.ids)),
     })

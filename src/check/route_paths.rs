@@ -13,7 +13,9 @@ use super::{
 use crate::{
     Element, Gpu, Result, Values,
     kernels::{GroupLimit, GroupScore, PathChoice, RoutePaths, Score},
-    reference::{PathRule, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound},
+    reference::{
+        PathRule, PathScore, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
+    },
 };
 
 #[derive(Debug, Clone, Copy)]
@@ -51,6 +53,16 @@ enum Logits {
     Groups,
     /// −0 and 0 in turn.
     Zeros,
+    /// All the same.
+    Equal,
+    /// 1 and its neighbours.
+    Ulps,
+    /// From 40 to 100: sigmoid is 1.
+    Saturated,
+    /// 0 and numbers up to nearly the largest there is, each of them often.
+    End,
+    /// Below the smallest normal number, of both signs. A device may take them for 0, if it does so with all of them.
+    Subnormal,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,6 +74,8 @@ enum Bias {
     Uniform,
     /// −1, 0 and 1.
     Integers,
+    /// −0 and 0.
+    Zeros,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -84,7 +98,25 @@ struct Row<'a> {
     bound: Vec<f64>,
 }
 
+/// So much below 0, or below the largest for softmax, exp has the same argument whatever the logit; and from so much on sigmoid is 1, since
+/// what is added to 1 is lost.
+const LOST: f64 = 129.0;
+const SATURATED: f64 = 40.0;
+
+/// The logits as far as their scores tell them apart in f32: those of equal scores are made equal, and keep their order beside others.
+fn told_apart(logits: &[f64], score: PathScore) -> Vec<f64> {
+    let largest = logits.iter().copied().fold(f64::NEG_INFINITY, f64::max);
+    let each = |f: &dyn Fn(f64) -> f64| logits.iter().map(|&x| f(x)).collect();
+    match score {
+        PathScore::Softmax => each(&|x| (x - largest).max(-LOST)),
+        PathScore::Sigmoid => each(&|x| x.clamp(-LOST, SATURATED)),
+        PathScore::SqrtSoftplus => each(&|x| x.max(-LOST)),
+        PathScore::Logit => logits.to_vec(),
+    }
+}
+
 impl<'a> Row<'a> {
+    /// Of logits that are [told apart](told_apart).
     fn new(logits: &'a [f64], bias: Option<&'a [f64]>, rule: PathRule) -> Self {
         let mut c = path_scores(logits, rule.score);
         let mut bound = score_bound(logits, rule.score);
@@ -97,7 +129,7 @@ impl<'a> Row<'a> {
         Self { logits, bias, rule, c, bound }
     }
 
-    /// Whether two paths have the same inputs, and so the same c on any device.
+    /// Whether two paths have the same inputs, or such as give the same score, and so the same c on any device.
     fn same(&self, a: usize, b: usize) -> bool {
         self.logits[a] == self.logits[b] && self.bias.is_none_or(|bias| bias[a] == bias[b])
     }
@@ -116,10 +148,14 @@ impl<'a> Row<'a> {
         paths
     }
 
-    /// Whether two groups have the same score on any device: their best two have the same inputs, and no third can rise.
+    /// Whether two groups have the same score on any device: their best, or best two, have the same inputs, and no other can rise.
     fn same_groups(&self, a: &[usize], b: &[usize]) -> bool {
-        let settled = |best: &[usize]| best.len() < 3 || self.same(best[1], best[2]) || self.before(best[1], best[2]);
-        settled(a) && settled(b) && a.iter().zip(b).take(2).all(|(&a, &b)| self.same(a, b))
+        let terms = if self.rule.sum_of_two { 2 } else { 1 };
+        let settled = |best: &[usize]| match best.get(terms) {
+            Some(&next) => self.same(best[terms - 1], next) || self.before(best[terms - 1], next),
+            None => true,
+        };
+        settled(a) && settled(b) && a.iter().zip(b).take(terms).all(|(&a, &b)| self.same(a, b))
     }
 
     /// For each group: whether it is kept, where that is decided.
@@ -128,12 +164,15 @@ impl<'a> Row<'a> {
         let groups = || 0..self.rule.groups;
         let best: Vec<Vec<usize>> = groups().map(|group| self.best(group)).collect();
         let scores: Vec<f64> = self.c.chunks(size).map(|group| group_score(group, self.rule.sum_of_two)).collect();
-        let terms = if self.rule.sum_of_two { 2.0 } else { 1.0 };
+        // The largest is taken as it is.
+        let (terms, roundings) = if self.rule.sum_of_two { (2.0, 1.0) } else { (1.0, 0.0) };
         let bounds: Vec<f64> = self
             .bound
             .chunks(size)
             .zip(&scores)
-            .map(|(group, score)| terms * group.iter().copied().fold(0.0, f64::max) + ROUNDING * score.abs())
+            .map(|(group, score)| {
+                terms * group.iter().copied().fold(0.0, f64::max) + roundings * ROUNDING * score.abs()
+            })
             .collect();
         let before = |a: usize, b: usize| {
             if self.same_groups(&best[a], &best[b]) { a < b } else { scores[a] - scores[b] > bounds[a] + bounds[b] }
@@ -299,6 +338,11 @@ impl Spec {
                             0.0
                         }
                     }
+                    Logits::Equal => -2.75,
+                    Logits::Ulps => f32::from_bits(1f32.to_bits() - 1 + random.below(3)),
+                    Logits::Saturated => 70.0 + 30.0 * random.real(),
+                    Logits::End => [0.0, 1e10, 1e30, 3e38][random.below(4) as usize],
+                    Logits::Subnormal => f32::from_bits(random.below(1 << 23)).copysign(random.real()),
                 }
             })
             .collect()
@@ -309,8 +353,19 @@ impl Spec {
             Bias::None | Bias::Usual => 0.2 * random.real(),
             Bias::Uniform => -0.9,
             Bias::Integers => random.below(3) as f32 - 1.0,
+            Bias::Zeros => [0.0, -0.0][random.below(2) as usize],
         };
         (self.bias != Bias::None).then(|| (0..self.paths).map(each).collect())
+    }
+
+    /// Whether every choice is between equals, or between logits that are scores themselves.
+    fn leaves_no_choice(&self) -> bool {
+        let Self { logits, bias, .. } = *self;
+        let of_equals = matches!(logits, Logits::Equal | Logits::Zeros);
+        let saturated = logits == Logits::Saturated && self.choice.score == Score::Sigmoid;
+        let summed = self.choice.groups.is_some_and(|limit| limit.score == GroupScore::SumOfTwo);
+        let exact = self.choice.score == Score::SoftmaxOfChosen && bias == Bias::None && !summed;
+        of_equals || saturated || (exact && matches!(logits, Logits::Ulps | Logits::Subnormal))
     }
 
     async fn run(self, gpu: &Gpu) -> Result<Outcome> {
@@ -349,7 +404,12 @@ impl Spec {
         }
         judge_together(gpu, &kernel.plan(gpu)?, &inputs, &outputs, |results| {
             let left_out = |row: usize| selected.as_ref().is_some_and(|selected| selected[row] == u32::MAX);
-            self.judge(&exact_logits, exact_bias.as_deref(), left_out, results)
+            let judge = |logits: &[f64]| self.judge(logits, exact_bias.as_deref(), left_out, results);
+            let outcome = judge(&exact_logits);
+            if self.logits == Logits::Subnormal && !outcome.passed() {
+                return judge(&vec![0.0; exact_logits.len()]);
+            }
+            outcome
         })
         .await
     }
@@ -364,7 +424,7 @@ impl Spec {
         let ids: Vec<u32> = bytemuck::pod_collect_to_vec(&results[0]);
         let gates: Vec<f32> = bytemuck::pod_collect_to_vec(&results[1]);
         let margin: Option<Vec<f32>> = results.get(2).map(|margin| bytemuck::pod_collect_to_vec(margin));
-        let rule = self.choice.into();
+        let rule: PathRule = self.choice.into();
         let (mut expected, mut bound) = (Vec::new(), Vec::new());
         let mut undecided = 0;
         let fault = |row: usize, fault: String| Outcome {
@@ -385,12 +445,15 @@ impl Spec {
                 continue;
             }
             let logits = &logits[row * self.paths..][..self.paths];
-            match Row::new(logits, bias, rule).judge(ids, margin) {
+            match Row::new(&told_apart(logits, rule.score), bias, rule).judge(ids, margin) {
                 Ok(decided) => undecided += usize::from(!decided),
                 Err(reason) => return fault(row, reason),
             }
             expected.extend(path_gates(logits, ids, rule));
             bound.extend(gate_bound(logits, ids, rule));
+        }
+        if undecided > 0 && self.leaves_no_choice() {
+            return fault(0, format!("and others, {undecided} of {}: the bound decides too little", self.rows));
         }
         if matches!(self.logits, Logits::Usual) && undecided as f64 > UNDECIDED * self.rows as f64 {
             return fault(0, format!("and others, {undecided} of {}: the bound decides too little", self.rows));
@@ -476,6 +539,25 @@ pub(super) fn cases() -> Vec<Case> {
             specs.push(Spec { logits, ..plain(33, 64, 6, choice) });
         }
         specs.push(Spec { bias: Bias::Usual, margin: false, ..plain(33, 64, 6, scored(score)) });
+    }
+    // Equals by the thousand: among paths, among groups, through saturated scores, and where zeros differ in sign. Infinite logits are left
+    // out: what WGSL makes of them is not defined, nor is it with the biases that published routers have; nor are groups of subnormals,
+    // whose scores are computed and may be flushed while their paths' are not.
+    for score in all_scores {
+        let choice = PathChoice { renormalise: true, ..scored(score) };
+        for logits in [Logits::Equal, Logits::Saturated, Logits::End, Logits::Ulps, Logits::Zeros] {
+            specs.push(Spec { logits, ..plain(7, 2048, 64, scored(score)) });
+            specs.push(Spec { logits, bias: Bias::Zeros, ..plain(7, 64, 1, choice) });
+            specs.push(Spec { logits, bias: Bias::Integers, ..plain(7, 61, 61, choice) });
+            for (groups, kept, of) in [(8, 4, GroupScore::SumOfTwo), (16, 3, GroupScore::Max)] {
+                let grouped = plain(7, 256, 8, limited(score, groups, kept, of));
+                specs.push(Spec { logits, ..grouped });
+                specs.push(Spec { logits, bias: Bias::Zeros, ..grouped });
+            }
+        }
+    }
+    for (paths, chosen) in [(64, 6), (1000, 64), (2048, 1)] {
+        specs.push(Spec { logits: Logits::Subnormal, ..plain(7, paths, chosen, scored(Score::SoftmaxOfChosen)) });
     }
     // More than 65 535 workgroups.
     specs.push(plain(70_001, 8, 2, scored(Score::SoftmaxOfChosen)));

@@ -41,6 +41,12 @@ enum Data {
     Rising,
     /// The largest first.
     Falling,
+    /// All the same but for one of 16, which are larger.
+    Border,
+    /// 1 and its neighbours.
+    Ulps,
+    /// −∞ but for one of 37: not masked, so they are chosen where nothing else is left.
+    Lowest,
 }
 
 impl Data {
@@ -57,6 +63,9 @@ impl Data {
             Self::Subnormal => f32::from_bits(random.below(1 << 23)).copysign(random.real()),
             Self::Rising => position as f32,
             Self::Falling => -(position as f32),
+            Self::Border => [1.0, 2.0][usize::from(position % 16 == 15)],
+            Self::Ulps => f32::from_bits(1f32.to_bits() - 1 + random.below(3)),
+            Self::Lowest => [f32::NEG_INFINITY, random.real()][usize::from(position % 37 == 5)],
         }
     }
 }
@@ -131,6 +140,17 @@ pub(super) fn cases() -> Vec<Case> {
         Data::Falling,
     ] {
         for (length, k) in [(65, 9), (500, 140), (1000, 40), (3000, 20), (2500, 1500)] {
+            specs.push(Spec { data, ..plain(2, length, k) });
+            specs.push(Spec { data, masked: true, ..plain(8, length, k) });
+        }
+    }
+    // Thousands of equals, zeros of both signs, subnormals and infinities: the best of a row, the ties at the border, and the whole row; in
+    // one workgroup and in several stages. Keys are integers made of bits, so nothing is flushed, and infinities are numbers like others.
+    for data in [Data::Equal, Data::Border, Data::Ulps, Data::Zeros, Data::Subnormal, Data::Infinite, Data::Lowest] {
+        for (length, k) in [(4096, 1), (4096, 4096), (9_000, 1)] {
+            specs.push(Spec { data, ..plain(2, length, k) });
+        }
+        for (length, k) in [(300, 40), (4096, 600), (9_000, 1_400)] {
             specs.push(Spec { data, ..plain(2, length, k) });
             specs.push(Spec { data, masked: true, ..plain(8, length, k) });
         }

@@ -33,7 +33,8 @@ pub use path_matmul::{PathRows, PathWeights, path_matmul, path_matmul_bound, sil
 pub use reduce::{reduce, reduce_bound};
 pub use route::{route, route_bound};
 pub use route_paths::{
-    PathRule, PathScore, PathsOfRow, gate_bound, group_score, path_gates, path_scores, route_paths, score_bound,
+    PathRule, PathScore, PathsOfRow, gate_bound, gates_moved, group_score, path_gates, path_scores, route_paths,
+    score_bound, scores_moved,
 };
 pub use routing::{Forward, Layer, Paths, signal_error};
 pub use select::select;

@@ -111,6 +111,51 @@ pub fn score_bound(logits: &[f64], score: PathScore) -> Vec<f64> {
     }
 }
 
+/// How far each score may be from [`path_scores`] where each logit is off by no more than `bound`.
+///
+/// Scores rise with their own logit; those of softmax fall with the others'. So each is between two scores of logits that are moved
+/// as far as they may be, however far that is.
+///
+/// # Panics
+/// Where the bound is shorter than the logits.
+///
+/// ```
+/// use double_routing::reference::{PathScore, scores_moved};
+/// // What is far behind stays behind, and nothing exceeds 1.
+/// assert_eq!(scores_moved(&[1e10, 0.0], &[1e3, 1e3], PathScore::Softmax), [0.0, 0.0]);
+/// assert_eq!(scores_moved(&[1e10, 1e10], &[1e3, 1e3], PathScore::Softmax), [0.5, 0.5]);
+/// ```
+pub fn scores_moved(logits: &[f64], bound: &[f64], score: PathScore) -> Vec<f64> {
+    let moved = |sign: f64| -> Vec<f64> { logits.iter().zip(bound).map(|(logit, by)| logit + sign * by).collect() };
+    let (up, down) = (moved(1.0), moved(-1.0));
+    let between = match score {
+        PathScore::Softmax => [(&down, &up), (&up, &down)].map(|(own, others)| {
+            let others = ln_of_others(others);
+            own.iter().zip(others).map(|(own, others)| 1.0 / (1.0 + (others - own).exp())).collect()
+        }),
+        score => [path_scores(&down, score), path_scores(&up, score)],
+    };
+    let scores = path_scores(logits, score);
+    let [least, most] = between;
+    (0..scores.len()).map(|path| (most[path] - scores[path]).max(scores[path] - least[path]).max(0.0)).collect()
+}
+
+/// For each value, the logarithm of the sum of the others' exp.
+fn ln_of_others(values: &[f64]) -> Vec<f64> {
+    let Some(&first) = best_first(values).first() else { return Vec::new() };
+    let largest = values[first];
+    let sum: f64 = values.iter().map(|value| (value - largest).exp()).sum();
+    // Whatever is taken from it, the largest's 1 is left; but what is beside the largest may be far smaller.
+    let mut others: Vec<f64> = values.iter().map(|value| largest + (sum - (value - largest).exp()).ln()).collect();
+    let beside = || values.iter().enumerate().filter(|(at, _)| *at != first).map(|(_, value)| value);
+    let second = beside().copied().fold(f64::NEG_INFINITY, f64::max);
+    others[first] = match values.len() {
+        1 => f64::NEG_INFINITY,
+        _ => second + beside().map(|value| (value - second).exp()).sum::<f64>().ln(),
+    };
+    others
+}
+
 /// What the given paths of a row weigh; 0 for `u32::MAX`.
 ///
 /// # Panics
@@ -178,6 +223,45 @@ pub fn gate_bound(logits: &[f64], ids: &[u32], rule: PathRule) -> Vec<f64> {
         .zip(&gates)
         .map(|(bound, gate)| bound + gate.abs() * scaled + if scaled > 0.0 { FLUSHED } else { 0.0 })
         .collect()
+}
+
+/// How far each gate may be from [`path_gates`] where each logit is off by no more than `bound`.
+///
+/// # Panics
+/// As [`path_gates`], and where the bound is shorter than the logits.
+///
+/// ```
+/// use double_routing::reference::{PathRule, PathScore, gates_moved};
+/// let rule = PathRule { score: PathScore::Logit, groups: 1, kept: 1, sum_of_two: false, renormalise: false, scale: 3.0 };
+/// assert_eq!(gates_moved(&[1e10, 0.0], &[1e3, 1e3], &[0, 1], rule), [0.0, 0.0]);
+/// assert_eq!(gates_moved(&[1e10, 1e10], &[1e3, 1e3], &[0, 1], rule), [1.5, 1.5]);
+/// ```
+pub fn gates_moved(logits: &[f64], bound: &[f64], ids: &[u32], rule: PathRule) -> Vec<f64> {
+    let moved = match rule.score {
+        PathScore::Logit => scores_moved(&chosen_of(logits, ids), &chosen_of(bound, ids), PathScore::Softmax),
+        score => {
+            let scores = chosen_of(&path_scores(logits, score), ids);
+            let moved = chosen_of(&scores_moved(logits, bound, score), ids);
+            if rule.renormalise { shares_moved(&scores, &moved) } else { moved }
+        }
+    };
+    placed(moved.into_iter().map(|moved| moved * rule.scale.abs()).collect(), ids)
+}
+
+/// How far the shares of scores in their sum may be where each score is off by no more than `bound`.
+fn shares_moved(scores: &[f64], bound: &[f64]) -> Vec<f64> {
+    let [least, most] =
+        [-1.0, 1.0].map(|sign| scores.iter().zip(bound).map(|(score, by)| (score + sign * by).max(0.0)).collect());
+    let (least, most): (Vec<f64>, Vec<f64>) = (least, most);
+    let share = |own: &[f64], others: &[f64], at: usize| {
+        let others: f64 = (0..others.len()).filter(|other| *other != at).map(|other| others[other]).sum();
+        own[at] / (own[at] + others + TINY)
+    };
+    let moved = |at: usize| {
+        let exact = share(scores, scores, at);
+        (share(&most, &least, at) - exact).max(exact - share(&least, &most, at)).max(0.0)
+    };
+    (0..scores.len()).map(moved).collect()
 }
 
 /// The best `chosen` paths of a row by c = score + bias, best first; of equals the first. Only the `kept` best groups can be

@@ -10,8 +10,8 @@ use double_routing::{
     Element, Values,
     moe::{RouterConfig, Routing},
     reference::{
-        PathRule, PathScore, PathsOfRow, ROUNDING, gate_bound, group_score, path_gates, path_scores, route_paths,
-        score_bound,
+        PathRule, PathsOfRow, ROUNDING, gate_bound, gates_moved, group_score, path_gates, path_scores, route_paths,
+        score_bound, scores_moved,
     },
 };
 use serde::Serialize;
@@ -54,6 +54,10 @@ pub struct Measure {
 const YARDSTICKS: f64 = 4.0;
 const FLOOR: f64 = 1e-6;
 
+/// Where a single rounding of the summands may change a logit by so much, what plain f32 loops lose says nothing of what other orders lose:
+/// only the bound does.
+const WIDE: f64 = 1.0 / 64.0;
+
 /// Numbers of the logits or of x in one piece of work.
 const PIECE: usize = 1 << 20;
 
@@ -84,8 +88,10 @@ impl<'a> Judge<'a> {
             let x = &x[start * features..range.end * features];
             let slots = start * per_token..range.end * per_token;
             let ids = &output.routing.ids[slots.clone()];
-            let of_piece = truth.routes(router, x, ids, &output.routing.margin[range.clone()]);
-            if let (Some(weights), Some(y), Some(Gates { exact, plain })) = (weights.block(), &output.y, of_piece) {
+            let gates = truth.routes(router, x, ids, &output.routing.margin[range.clone()]);
+            truth.gates.extend(&gates, &output.routing.gates[slots], per_token);
+            if let (Some(weights), Some(y), true) = (weights.block(), &output.y, gates.all_paths) {
+                let Gates { exact, plain, .. } = &gates;
                 let (exact, plain) = (block::<f64>(weights, x, ids, exact), block::<f32>(weights, x, ids, plain));
                 let plain = Values::rounded(&plain, *stored).to_f32();
                 truth.products(&y[start * features..range.end * features], &exact, &plain);
@@ -93,7 +99,6 @@ impl<'a> Judge<'a> {
             bar.inc(range.len() as u64);
         }
         bar.finish_and_clear();
-        truth.given.extend(&output.routing.gates);
         truth.count(&output.routing);
     }
 
@@ -111,20 +116,78 @@ struct Truth {
     decided: usize,
     wrong: usize,
     fault: Option<String>,
-    exact: Vec<f64>,
-    plain: Vec<f64>,
-    /// What f32 may lose in the scores of gates whose logits are exact.
-    bound: Vec<f64>,
-    /// The gates that are judged.
-    given: Vec<f32>,
+    gates: OfGates,
     /// Sums of squares: of y, of its error, and of that of plain f32 loops.
     squares: [f64; 3],
 }
 
-/// The gates of a piece's ids, from exact logits and from those of plain f32 loops.
-struct Gates<'a> {
-    exact: &'a [f64],
-    plain: &'a [f64],
+/// The gates of a piece's ids.
+#[derive(Default)]
+struct Gates {
+    /// From exact logits.
+    exact: Vec<f64>,
+    /// From those of plain f32 loops.
+    plain: Vec<f64>,
+    /// What f32 may lose in the scores of gates whose logits are exact.
+    bound: Vec<f64>,
+    /// How far gates may be moved by what their logits are off, where that is [`WIDE`].
+    moved: Vec<Option<f64>>,
+    /// Whether every id is a path or none.
+    all_paths: bool,
+}
+
+/// The largest relative errors of gates so far.
+#[derive(Default)]
+struct OfGates {
+    slots: usize,
+    error: f64,
+    yardstick: f64,
+    /// What may be lost beside what logits lose, and all that may be where logits may be off by much.
+    bound: f64,
+    wide: f64,
+    /// The gate that needs most to be allowed beyond its bound.
+    needed: f64,
+    neediest: Option<String>,
+    fault: Option<String>,
+}
+
+impl OfGates {
+    /// Takes the gates of a piece.
+    fn extend(&mut self, piece: &Gates, given: &[f32], per_token: usize) {
+        // So small a gate is as good as none, and f32 may have none of it.
+        let relative = |error: f64, gate: f64| if gate.abs() > 1e-30 { error.abs() / gate.abs() } else { 0.0 };
+        let Gates { exact, plain, bound, moved, .. } = piece;
+        for ((((&exact, plain), &bound), moved), &gate) in exact.iter().zip(plain).zip(bound).zip(moved).zip(given) {
+            let difference = f64::from(gate) - exact;
+            let (token, slot) = (self.slots / per_token, self.slots % per_token);
+            let said = || format!("token {token}: gate {slot} is {gate}, expected {exact:.9}");
+            self.slots += 1;
+            self.error = self.error.max(relative(difference, exact));
+            if let Some(moved) = moved {
+                self.wide = self.wide.max(relative(moved + bound, exact));
+                // A NaN is not allowed either.
+                if difference.is_nan() || difference.abs() > moved + bound {
+                    self.fault.get_or_insert_with(said);
+                }
+                continue;
+            }
+            self.yardstick = self.yardstick.max(relative(plain - exact, exact));
+            self.bound = self.bound.max(relative(bound, exact));
+            let beyond = if difference.is_nan() { f64::INFINITY } else { difference.abs() - bound };
+            let needed = if beyond > 0.0 { beyond / exact.abs() } else { 0.0 };
+            if needed > self.needed {
+                (self.needed, self.neediest) = (needed, Some(said()));
+            }
+        }
+    }
+
+    /// The errors, and what is wrong.
+    fn measure(self) -> (Measure, Option<String>) {
+        let of_logits = (YARDSTICKS * self.yardstick).max(FLOOR);
+        let allowed = (of_logits + self.bound).max(self.wide);
+        let too_far = self.neediest.filter(|_| self.needed > of_logits);
+        (Measure { error: self.error, yardstick: self.yardstick, allowed }, self.fault.or(too_far))
+    }
 }
 
 impl Truth {
@@ -136,24 +199,22 @@ impl Truth {
             decided: 0,
             wrong: 0,
             fault: None,
-            exact: Vec::new(),
-            plain: Vec::new(),
-            bound: Vec::new(),
-            given: Vec::new(),
+            gates: OfGates::default(),
             squares: [0.0; 3],
         }
     }
 
-    /// Judges ids and margins of some tokens. Returns their gates, unless an id is no path.
-    fn routes(&mut self, router: &ReferenceRouter, x: &[f32], ids: &[u32], margins: &[f32]) -> Option<Gates<'_>> {
+    /// Judges ids and margins of some tokens. Returns what their gates have to be.
+    fn routes(&mut self, router: &ReferenceRouter, x: &[f32], ids: &[u32], margins: &[f32]) -> Gates {
         let RouterConfig { paths, per_token, .. } = self.config;
         let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
         let (logits, bound, plain) = (router.logits(&x), router.logits_bound(&x), router.plain_logits(&x));
-        let first = self.exact.len();
-        let mut all_paths = true;
+        let mut gates = Gates { all_paths: true, ..Gates::default() };
+        let depth = (x.len() / (ids.len() / per_token).max(1)).max(1) as f64;
         for (at, ids) in ids.chunks(per_token).enumerate() {
             let row = at * paths..(at + 1) * paths;
             let row = (&logits[row.clone()], &bound[row.clone()], &plain[row]);
+            let of_a_rounding = row.1.iter().copied().fold(0.0, f64::max) / depth;
             let judged = Row::new(row.0, row.1, router.bias.as_deref(), router.rule, per_token);
             self.same += usize::from(ids == judged.expected.ids);
             match judged.judge(ids, margins[at]) {
@@ -166,13 +227,18 @@ impl Truth {
             }
             self.tokens += 1;
             let is_path = |id: u32| (id as usize) < paths;
-            all_paths &= ids.iter().all(|&id| is_path(id) || id == u32::MAX);
+            gates.all_paths &= ids.iter().all(|&id| is_path(id) || id == u32::MAX);
             let ids: Vec<u32> = ids.iter().map(|&id| if is_path(id) { id } else { u32::MAX }).collect();
-            self.exact.extend(path_gates(row.0, &ids, router.rule));
-            self.plain.extend(path_gates(row.2, &ids, router.rule).into_iter().map(|gate| f64::from(gate as f32)));
-            self.bound.extend(gate_bound(row.0, &ids, router.rule));
+            gates.exact.extend(path_gates(row.0, &ids, router.rule));
+            gates.plain.extend(path_gates(row.2, &ids, router.rule).into_iter().map(|gate| f64::from(gate as f32)));
+            gates.bound.extend(gate_bound(row.0, &ids, router.rule));
+            if of_a_rounding > WIDE {
+                gates.moved.extend(gates_moved(row.0, row.1, &ids, router.rule).into_iter().map(Some));
+            } else {
+                gates.moved.resize(gates.exact.len(), None);
+            }
         }
-        all_paths.then(|| Gates { exact: &self.exact[first..], plain: &self.plain[first..] })
+        gates
     }
 
     /// Takes y of some tokens.
@@ -198,8 +264,8 @@ impl Truth {
     }
 
     fn judge(mut self, has_y: bool) -> Judgement {
-        let given = std::mem::take(&mut self.given);
-        let gates = self.gates(&given);
+        let (gates, fault) = std::mem::take(&mut self.gates).measure();
+        self.fault = self.fault.take().or(fault);
         let y = has_y.then(|| self.y());
         Judgement {
             tokens: self.tokens,
@@ -211,29 +277,6 @@ impl Truth {
             passed: self.fault.is_none(),
             fault: self.fault,
         }
-    }
-
-    fn gates(&mut self, gates: &[f32]) -> Measure {
-        // So small a gate is as good as none, and f32 may have none of it.
-        let relative = |error: f64, gate: f64| if gate.abs() > 1e-30 { error.abs() / gate.abs() } else { 0.0 };
-        let all = || self.exact.iter().zip(&self.plain).zip(&self.bound).zip(gates);
-        let yardstick = all().map(|(((&exact, plain), _), _)| relative(plain - exact, exact)).fold(0.0, f64::max);
-        let of_logits = (YARDSTICKS * yardstick).max(FLOOR);
-        let (mut error, mut allowed) = (0.0f64, of_logits);
-        let mut fault = None;
-        for (at, (((&exact, _), &bound), &gate)) in all().enumerate() {
-            let difference = f64::from(gate) - exact;
-            error = error.max(relative(difference, exact));
-            allowed = allowed.max(of_logits + relative(bound, exact));
-            // A NaN is not allowed either.
-            let near = difference.abs() <= of_logits * exact.abs() + bound;
-            if !near && fault.is_none() {
-                let (token, slot) = (at / self.config.per_token, at % self.config.per_token);
-                fault = Some(format!("token {token}: gate {slot} is {gate}, expected {exact:.9}"));
-            }
-        }
-        self.fault = self.fault.take().or(fault);
-        Measure { error, yardstick, allowed }
     }
 
     fn y(&mut self) -> Measure {
@@ -265,7 +308,7 @@ impl Row {
     fn new(logits: &[f64], logits_bound: &[f64], bias: Option<&[f64]>, rule: PathRule, chosen: usize) -> Self {
         let mut c = path_scores(logits, rule.score);
         let mut bound = score_bound(logits, rule.score);
-        for (bound, moved) in bound.iter_mut().zip(moved_by(logits, logits_bound, rule.score)) {
+        for (bound, moved) in bound.iter_mut().zip(scores_moved(logits, logits_bound, rule.score)) {
             *bound += moved;
         }
         if let Some(bias) = bias {
@@ -314,7 +357,8 @@ impl Row {
         let allowed = |values: &[f64], bound: &[f64], at: usize, last: Option<&usize>| {
             last.is_none_or(|&last| values[at] + bound[at] >= values[last] - bound[last])
         };
-        for path in paths.iter().map(|&path| path as usize) {
+        let paths: Vec<usize> = paths.iter().map(|&path| path as usize).collect();
+        for &path in &paths {
             let group = path / size;
             if !allowed(&self.groups, &self.group_bound, group, kept.last()) {
                 return Err(format!("path {path} is of group {group}, which is not kept"));
@@ -323,7 +367,37 @@ impl Row {
                 return Err(format!("path {path} was chosen, {} are better", chosen.len()));
             }
         }
+        self.judge_order(&paths, size)?;
         Ok(false)
+    }
+
+    /// Among paths of groups that were kept for sure, none may stand behind one that is surely worse, or be left out for it.
+    fn judge_order(&self, paths: &[usize], size: usize) -> Result<(), String> {
+        let surely_before = |a: usize, b: usize| self.c[a] - self.bound[a] > self.c[b] + self.bound[b];
+        for (at, &path) in paths.iter().enumerate() {
+            if let Some(later) = paths[at + 1..].iter().find(|&&later| surely_before(later, path)) {
+                return Err(format!("path {path} stands before {later}, which is better"));
+            }
+        }
+        let mut groups: BTreeSet<usize> = paths.iter().map(|path| path / size).collect();
+        if groups.len() > self.rule.kept {
+            return Err(format!("{} groups are used, {} are kept", groups.len(), self.rule.kept));
+        }
+        let before = |a: usize, b: usize| self.groups[a] - self.group_bound[a] > self.groups[b] + self.group_bound[b];
+        let all = || 0..self.groups.len();
+        groups.extend(all().filter(|&group| all().filter(|&other| !before(group, other)).count() <= self.rule.kept));
+        let rejected = groups.iter().flat_map(|group| group * size..(group + 1) * size);
+        let worst = paths.iter().copied().min_by(|&a, &b| self.most(a).total_cmp(&self.most(b)));
+        let mut rejected = rejected.filter(|path| !paths.contains(path));
+        match worst.and_then(|worst| Some((worst, rejected.find(|&other| surely_before(other, worst))?))) {
+            Some((path, other)) => Err(format!("path {path} was chosen, {other} is better")),
+            None => Ok(()),
+        }
+    }
+
+    /// What a path's c is at most.
+    fn most(&self, path: usize) -> f64 {
+        self.c[path] + self.bound[path]
     }
 
     /// Whether each of `first` is larger than each of `then`, whatever the rounding.
@@ -337,7 +411,9 @@ impl Row {
         let worst = |paths: &[usize]| paths.iter().map(|&path| self.bound[path]).fold(0.0, f64::max);
         let bound = worst(chosen) + worst(rejected) + ROUNDING * expected.abs() + f64::from(f32::MIN_POSITIVE);
         let margin = f64::from(margin);
-        if margin == expected || (margin - expected).abs() <= bound {
+        // It may be larger than f32 has numbers.
+        let largest = f64::from(f32::MAX);
+        if margin == expected || (margin - expected).abs() <= bound || (margin == f64::INFINITY && expected > largest) {
             return Ok(());
         }
         Err(format!("the margin is {margin}, expected {expected} ± {bound:.1e}"))
@@ -349,28 +425,6 @@ fn best(values: &[f64]) -> Vec<usize> {
     let mut order: Vec<usize> = (0..values.len()).collect();
     order.sort_by(|&a, &b| values[b].total_cmp(&values[a]));
     order
-}
-
-/// How far scores move where the logits move by no more than `bound`.
-fn moved_by(logits: &[f64], bound: &[f64], score: PathScore) -> Vec<f64> {
-    let largest = bound.iter().copied().fold(0.0, f64::max);
-    let scores = path_scores(logits, score);
-    match score {
-        // One logit up and all others down.
-        PathScore::Softmax => {
-            scores.iter().zip(bound).map(|(score, bound)| score * (bound + largest).exp_m1()).collect()
-        }
-        PathScore::Logit => bound.to_vec(),
-        // They rise with their logit.
-        PathScore::Sigmoid | PathScore::SqrtSoftplus => {
-            let shifted = |sign: f64| {
-                let logits: Vec<f64> = logits.iter().zip(bound).map(|(logit, bound)| logit + sign * bound).collect();
-                path_scores(&logits, score)
-            };
-            let (up, down) = (shifted(1.0), shifted(-1.0));
-            (0..scores.len()).map(|path| (up[path] - scores[path]).max(scores[path] - down[path])).collect()
-        }
-    }
 }
 
 /// Prints the errors, what they may be, and the verdict.
@@ -412,7 +466,7 @@ mod tests {
 
     use double_routing_common::{input::Input, numbers::Numbers};
 
-    use super::{Judge, Judgement, Output, Weights};
+    use super::{Judge, Judgement, Output, ReferenceRouter, Weights};
     use crate::{gpu::Target, input::Rows, moe::evaluate::Evaluator};
 
     fn values(count: usize) -> Vec<f32> {
@@ -430,7 +484,15 @@ mod tests {
             shared: None,
         };
         let weights = Weights::Block(Box::new(block));
-        let evaluator = Evaluator::new(&Target::Reference, &weights, config, false).unwrap();
+        let mut output = reference(&weights, config, x);
+        change(&mut output);
+        judge(&weights, config, x, &output)
+    }
+
+    /// What the reference makes of x, in batches.
+    fn reference(weights: &Weights, config: RouterConfig, x: &[f32]) -> Output {
+        let evaluator = Evaluator::new(&Target::Reference, weights, config, false).unwrap();
+        let features = weights.router().shape[1];
         let rows = Rows::of_input(Input::of_numbers(Numbers::new(x, vec![x.len() / features, features])));
         let mut whole: Option<Output> = None;
         let each = |_: &[f32], output| {
@@ -441,10 +503,12 @@ mod tests {
             Ok(())
         };
         evaluator.run(&rows, Some(7), each).unwrap();
-        let mut output = whole.unwrap();
-        change(&mut output);
-        let mut judge = Judge::new(&weights, config, Element::F32);
-        judge.extend(x, &output);
+        whole.unwrap()
+    }
+
+    fn judge(weights: &Weights, config: RouterConfig, x: &[f32], output: &Output) -> Judgement {
+        let mut judge = Judge::new(weights, config, Element::F32);
+        judge.extend(x, output);
         judge.judgement()
     }
 
@@ -477,6 +541,66 @@ mod tests {
                 let judgement = judged(change);
                 assert!(!judgement.passed && judgement.fault.is_some(), "{at}: {judgement:?}");
                 assert_eq!(judgement.wrong, usize::from([0, 1, 2, 6].contains(&at)), "{at}: {judgement:?}");
+            }
+        }
+    }
+
+    /// Logits of up to this, by weights and x that no sum of products of overflows.
+    fn large(largest: f32) -> (Weights, Vec<f32>) {
+        let router = RouterWeights::new(values(16 * 5), [16, 5], None).unwrap();
+        (Weights::Router(router), values(20 * 5).into_iter().map(|x| x * (largest / 5.0)).collect())
+    }
+
+    #[test]
+    fn logits_of_any_size_are_judged() {
+        let groups = |kept, score| Some(GroupLimit { groups: 4, kept, score });
+        for score in [Score::Softmax, Score::Sigmoid, Score::SqrtSoftplus, Score::SoftmaxOfChosen] {
+            for groups in [None, groups(2, GroupScore::Max), groups(2, GroupScore::SumOfTwo)] {
+                for renormalise in [false, true] {
+                    let choice = PathChoice { score, groups, renormalise, scale: 2.5 };
+                    let config = RouterConfig { paths: 16, per_token: 3, choice };
+                    for largest in [1e4, 1e10, 1e30, 3e38] {
+                        let what = format!("{config:?} up to {largest}");
+                        let (weights, x) = large(largest);
+                        let right = reference(&weights, config, &x);
+                        let judged = |output: &Output| judge(&weights, config, &x, output);
+                        let judgement = judged(&right);
+                        assert!(judgement.passed && judgement.same == 20, "{what}: {judgement:?}");
+                        assert!(judgement.gates.allowed.is_finite(), "{what}: {judgement:?}");
+
+                        // As f32 has them, whose ties are others.
+                        let router = ReferenceRouter::new(weights.router(), config);
+                        let exact: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+                        let mut plain = right.clone();
+                        plain.routing = router.route_logits(&router.plain_logits(&exact)).0;
+                        let judgement = judged(&plain);
+                        assert!(judgement.passed, "{what} in f32: {judgement:?}");
+
+                        let ids = &right.routing.ids;
+                        let logits = router.logits(&exact);
+                        let of_first = |id: &u32| logits[*id as usize];
+                        let best = ids[..3].iter().copied().max_by(|a, b| of_first(a).total_cmp(&of_first(b))).unwrap();
+                        let wrong: [&dyn Fn(&mut Output); 5] = [
+                            // The best path is left out, and stands behind.
+                            &|output| {
+                                let at = ids.iter().position(|&id| id == best).unwrap();
+                                output.routing.ids[at] = (0..16).find(|id| !ids[..3].contains(id)).unwrap();
+                            },
+                            &|output| output.routing.ids[1] = output.routing.ids[0],
+                            &|output| output.routing.gates[0] *= 1.001,
+                            &|output| output.routing.gates[2] += 0.25 * output.routing.gates[0],
+                            &|output| output.routing.gates[1] = f32::NAN,
+                        ];
+                        for (at, change) in wrong.iter().enumerate() {
+                            let mut output = right.clone();
+                            change(&mut output);
+                            output.routing.counts = vec![0; 16];
+                            output.routing.ids.iter().for_each(|&id| output.routing.counts[id as usize] += 1);
+                            let judgement = judged(&output);
+                            assert!(!judgement.passed, "{what}: {at}: {judgement:?}");
+                        }
+                    }
+                }
             }
         }
     }

@@ -51,12 +51,17 @@ impl ReferenceRouter {
 
     /// Routes tokens; also returns the gates before they are rounded.
     pub fn route(&self, x: &[f32]) -> (Routing, Vec<f64>) {
-        let RouterConfig { paths, per_token, .. } = self.config;
         let x: Vec<f64> = x.iter().map(|&x| x.into()).collect();
+        self.route_logits(&self.logits(&x))
+    }
+
+    /// Routes tokens that have these logits.
+    pub fn route_logits(&self, logits: &[f64]) -> (Routing, Vec<f64>) {
+        let RouterConfig { paths, per_token, .. } = self.config;
         let mut routing =
             Routing { ids: vec![], gates: vec![], counts: vec![0; paths], margin: vec![], logits: vec![] };
         let mut gates = Vec::new();
-        for logits in self.logits(&x).chunks(paths) {
+        for logits in logits.chunks(paths) {
             let row = route_paths(logits, self.bias.as_deref(), per_token, self.rule);
             row.ids.iter().filter(|&&id| id != u32::MAX).for_each(|&id| routing.counts[id as usize] += 1);
             routing.ids.extend(row.ids);
