@@ -170,3 +170,20 @@ fn refuses_what_cannot_be_selected() {
     let error = DoubleRouting::new(&gpu, &several.expect("weights"), settings).expect_err("too many");
     assert_eq!(error.to_string(), "router: 5 paths a token, of 4");
 }
+
+/// What fits a binding is not cut: one dispatch gathers, one fills y and one scatters; rows go through their paths at once.
+#[test]
+fn what_fits_takes_a_dispatch_each() {
+    let linear = |out: usize, features: usize| Linear::new(random(1, out * features), [out, features], random(2, out));
+    let [input, a, r, o] = DIMENSIONS;
+    let weights = Weights::with_paths(linear(a, input), linear(1, a), linear(r, a), linear(5, r), linear(5 * o, r));
+    let settings = Settings { selection: Selection::TopK(4), ..Settings::default() };
+    for gpu in gpus() {
+        let layer = DoubleRouting::new(&gpu, weights.as_ref().expect("weights"), settings).expect("a layer");
+        let session = wait(&gpu, layer.session(&SHAPE, true)).expect("a session");
+        let steps = session.forward().plan().steps();
+        let count = |kernel| steps.iter().filter(|step| step.label().split(' ').next() == Some(kernel)).count();
+        let kernels = ["combine", "select", "route_paths", "dispatch", "path_matmul"];
+        assert_eq!(kernels.map(count), [4, 1, 1, 1, 1]);
+    }
+}

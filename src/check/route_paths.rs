@@ -543,17 +543,25 @@ pub(super) fn cases() -> Vec<Case> {
     // Equals by the thousand: among paths, among groups, through saturated scores, and where zeros differ in sign. Infinite logits are left
     // out: what WGSL makes of them is not defined, nor is it with the biases that published routers have; nor are groups of subnormals,
     // whose scores are computed and may be flushed while their paths' are not.
-    for score in all_scores {
+    let attacked = all_scores.into_iter().flat_map(|score| {
+        let ends = [Logits::Equal, Logits::Zeros, Logits::End].into_iter();
+        let own = match score {
+            Score::Sigmoid => Some(Logits::Saturated),
+            Score::SoftmaxOfChosen => Some(Logits::Ulps),
+            _ => None,
+        };
+        ends.chain(own).map(move |logits| (score, logits))
+    });
+    for (score, logits) in attacked {
         let choice = PathChoice { renormalise: true, ..scored(score) };
-        for logits in [Logits::Equal, Logits::Saturated, Logits::End, Logits::Ulps, Logits::Zeros] {
-            specs.push(Spec { logits, ..plain(7, 2048, 64, scored(score)) });
+        let grouped = [(8, 4, GroupScore::SumOfTwo), (16, 3, GroupScore::Max)]
+            .map(|(groups, kept, of)| plain(7, 256, 8, limited(score, groups, kept, of)));
+        let all = [plain(7, 2048, 64, scored(score))].into_iter().chain(grouped).map(|spec| Spec { logits, ..spec });
+        specs.extend(all);
+        if matches!(logits, Logits::Equal | Logits::Zeros) {
             specs.push(Spec { logits, bias: Bias::Zeros, ..plain(7, 64, 1, choice) });
             specs.push(Spec { logits, bias: Bias::Integers, ..plain(7, 61, 61, choice) });
-            for (groups, kept, of) in [(8, 4, GroupScore::SumOfTwo), (16, 3, GroupScore::Max)] {
-                let grouped = plain(7, 256, 8, limited(score, groups, kept, of));
-                specs.push(Spec { logits, ..grouped });
-                specs.push(Spec { logits, bias: Bias::Zeros, ..grouped });
-            }
+            specs.extend(grouped.map(|spec| Spec { logits, bias: Bias::Zeros, ..spec }));
         }
     }
     for (paths, chosen) in [(64, 6), (1000, 64), (2048, 1)] {

@@ -284,7 +284,8 @@ struct Input<'x> {
 
 impl<'a> MoeForwardBuilder<'a> {
     /// Writes y to a tensor of the caller's, f32, f16 or bf16 of x's shape, instead of an f32 buffer of the forward's own. Each element is
-    /// rounded once from its f32 sum. One of 16 bits starts at a multiple of 4 bytes.
+    /// rounded once from its f32 sum; what is beyond f16's largest number, 65 504, becomes infinite. One of 16 bits starts at a multiple
+    /// of 4 bytes.
     ///
     /// ```no_run
     /// # use double_routing::{Tensor, moe::MoeForwardBuilder};

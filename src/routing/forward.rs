@@ -62,8 +62,8 @@ impl<'a> ForwardBuilder<'a> {
     }
 
     /// Writes y to a tensor of the caller's, f32, f16 or bf16 `[…, O]`, instead of an f32 buffer of the forward's own. Each element is
-    /// rounded once from its f32 sum. One of 16 bits starts at a multiple of 4 bytes. Mind that y is nearly constant: 16 bits lose much
-    /// of what tells tokens apart.
+    /// rounded once from its f32 sum; what is beyond f16's largest number, 65 504, becomes infinite. One of 16 bits starts at a multiple
+    /// of 4 bytes. Mind that y is nearly constant: 16 bits lose much of what tells tokens apart.
     ///
     /// ```no_run
     /// # use double_routing::{ForwardBuilder, Tensor};
