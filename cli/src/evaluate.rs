@@ -87,13 +87,8 @@ impl Evaluator {
         while done < sequences {
             let count = batch.min(sequences - done);
             let start = Instant::now();
-            // What cannot be run is refused before it is read.
-            let prepared = batches.prepare([&[count], &input.shape()[1..]].concat(), input.lengths.is_some());
-            let ran = prepared.map_err(anyhow::Error::new).and_then(|()| {
-                let part = rows.part(done..done + count)?;
-                let output = batches.run(&part)?;
-                Ok((part, output))
-            });
+            let shape = [&[count], &input.shape()[1..]].concat();
+            let ran = batches.run(shape, input.lengths.is_some(), || rows.part(done..done + count));
             match ran {
                 Ok((part, output)) => {
                     run.elapsed += start.elapsed();
@@ -166,24 +161,33 @@ struct Batches<'a> {
 }
 
 impl Batches<'_> {
-    /// Makes what a batch of this shape runs in.
-    fn prepare(&mut self, shape: Vec<usize>, masked: bool) -> Result<()> {
-        let Evaluator::Device(layer) = self.evaluator else { return Ok(()) };
-        if self.session.as_ref().is_none_or(|(made_for, _)| *made_for != shape) {
+    /// Runs a part of this shape, which is read when it is known that it can be run.
+    fn run<'p>(
+        &mut self,
+        shape: Vec<usize>,
+        masked: bool,
+        read: impl FnOnce() -> anyhow::Result<Part<'p>>,
+    ) -> anyhow::Result<(Part<'p>, Output)> {
+        let layer = match self.evaluator {
+            Evaluator::Device(layer) => layer,
+            Evaluator::Reference(reference) => {
+                let part = read()?;
+                let output = reference.run(&part, self.storage);
+                return Ok((part, output));
+            }
+        };
+        let session = match self.session.take() {
+            Some((made_for, session)) if made_for == shape => session,
             // The old buffers go before new ones are made.
-            self.session = None;
-            let session = wait(layer.gpu(), layer.session_with(&shape, masked, self.storage))?;
-            self.session = Some((shape, session));
-        }
-        Ok(())
-    }
-
-    fn run(&self, part: &Part<'_>) -> Result<Output> {
-        match (self.evaluator, &self.session) {
-            (Evaluator::Device(layer), Some((_, session))) => wait(layer.gpu(), session.run(&part.x, part.lengths)),
-            (Evaluator::Device(layer), None) => wait(layer.gpu(), layer.run(&part.x, &part.shape, part.lengths)),
-            (Evaluator::Reference(reference), _) => Ok(reference.run(part, self.storage)),
-        }
+            old => {
+                drop(old);
+                wait(layer.gpu(), layer.session_with(&shape, masked, self.storage))?
+            }
+        };
+        let part = read()?;
+        let output = wait(layer.gpu(), session.run(&part.x, part.lengths))?;
+        self.session = Some((shape, session));
+        Ok((part, output))
     }
 }
 
