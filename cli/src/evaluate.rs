@@ -94,7 +94,7 @@ impl Evaluator {
                     run.elapsed += start.elapsed();
                     run.batches += 1;
                     done += count;
-                    results(&part, output)?;
+                    bar.suspend(|| results(&part, output))?;
                     bar.inc(count as u64);
                 }
                 Err(error) => match error.downcast() {

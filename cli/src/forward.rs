@@ -213,7 +213,7 @@ pub fn run(arguments: &Arguments, out: &mut Out) -> anyhow::Result<Verdict> {
         order: evaluator.order(),
         input: &rows.input,
         selected: arguments.select.map(|_| selected),
-        counts: Some(counts).filter(|_| weights.paths() > 1),
+        counts: weights.path_gate().map(|_| counts),
         run,
         judgement: judge.map(|judge| judge.judgement()),
     };
@@ -264,7 +264,7 @@ impl<'a> Results<'a> {
             *positions = count;
             tensors.push(("indices", Dtype::U32, of_rows.clone()));
         }
-        if weights.paths() > 1 {
+        if weights.path_gate().is_some() {
             let of_slots = [&of_rows[..], &[settings.paths.per_token]].concat();
             tensors.extend([("ids", Dtype::U32, of_slots.clone()), ("gates", Dtype::F32, of_slots)]);
         }

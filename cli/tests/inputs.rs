@@ -179,6 +179,17 @@ fn what_would_be_left_unread_is_refused() {
 }
 
 #[test]
+fn a_single_path_behind_a_gate_has_its_gates() {
+    for adapter in [&CPU[..], &[]] {
+        let files = Files::new(&common::weights_with_paths(1), &[x(&[2, 3, INPUT])]);
+        files.forward(&[adapter, &["--check"]].concat()).passed();
+        let output = read_output(&files.path("output.safetensors"));
+        assert_eq!(output["ids"], (vec![2, 3, 1], vec![0.0; 6]));
+        assert_eq!(output["gates"], (vec![2, 3, 1], vec![1.0; 6]));
+    }
+}
+
+#[test]
 fn a_router_counts_every_token() {
     let files = Files::new(
         &[f32_tensor("gate.weight", &[4, INPUT], &random(3, 4 * INPUT))],

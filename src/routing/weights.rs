@@ -419,6 +419,17 @@ impl Weights {
         Ok(Self { path_gate: Some(path_gate), ..dense })
     }
 
+    /// What the paths of the second level are chosen by, `[P, R]`; without it there is one path that every token takes.
+    ///
+    /// ```no_run
+    /// # fn show(weights: &double_routing::Weights) {
+    /// println!("{:?}", weights.path_gate().map(|gate| gate.shape));
+    /// # }
+    /// ```
+    pub fn path_gate(&self) -> Option<&Linear> {
+        self.path_gate.as_ref()
+    }
+
     /// P: the paths of the second level.
     ///
     /// ```no_run

@@ -122,7 +122,7 @@ impl<'a> Evaluator<'a> {
                     run.elapsed += start.elapsed();
                     run.batches += 1;
                     done += count;
-                    results(&x, output)?;
+                    bar.suspend(|| results(&x, output))?;
                     bar.inc(count as u64);
                 }
                 Err(Error::OutOfMemory(reason)) if count > 1 => {
