@@ -180,8 +180,12 @@ pub fn layer(data: &[u8]) {
         },
         paths: PathSettings { per_token: size(drawn.per_token, paths.min(8) as u8), choice },
     };
-    let classes = [AdapterClass::Software, AdapterClass::Integrated, AdapterClass::Discrete];
-    let gpu = gpu().clone().with_class(classes[usize::from(drawn.class % 3)]);
+    // Mostly as it is: software drivers take long to compile what is for hardware.
+    let gpu = match drawn.class {
+        0 => gpu().clone().with_class(AdapterClass::Integrated),
+        1 => gpu().clone().with_class(AdapterClass::Discrete),
+        _ => gpu().clone(),
+    };
     let storage = Storage { x: element(drawn.types[1]), y: element(drawn.types[2]) };
     // x of 16 bits goes with weights of the same type or of f32.
     let of_two_types = storage.x != Element::F32 && of_weights != Element::F32 && storage.x != of_weights;

@@ -115,6 +115,8 @@ pub(super) fn cases() -> Vec<Case> {
         let choice = PathChoice { groups: Some(limit), ..choice };
         specs.push(Spec { paths: 12, per_token: 3, choice, ..plain(narrow.0, narrow.1, Selection::All) });
     }
+    // Every token, of which paths are told in the order of their weights all the same.
+    specs.push(Spec { paths: 6, per_token: 2, ..plain(small.0, small.1, Selection::TopK(1000)) });
     // No token, no sequence.
     specs.push(plain([2, 0, 8], [4, 4, 4], Selection::TopK(3)));
     specs.push(Spec { paths: 5, per_token: 2, ..plain([0, 9, 8], [4, 4, 4], Selection::Fraction(0.5)) });

@@ -146,8 +146,9 @@ impl<'a> ForwardBuilder<'a> {
             None => Owned::new(&layer.gpu, "y", Element::F32, &[leading, &[layer.dimensions.output]].concat())?,
         };
         let selected = self.selected(leading)?;
-        // Where every token is selected they stay in their places.
-        let gathered = selected.as_ref().filter(|selected| selected.some_left_out);
+        // Where every token is selected they stay in their places, unless paths are chosen: these are told in the order of indices.
+        let in_places = |selected: &Selected| !selected.some_left_out && layer.paths.is_none();
+        let gathered = selected.as_ref().filter(|selected| !in_places(selected));
         let rows: Vec<usize> = gathered.map_or_else(|| leading.to_vec(), |selected| selected.indices.shape().to_vec());
         let narrowing = &layer.before[between.len()..];
         let narrow: Result<Vec<_>> =
