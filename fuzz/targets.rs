@@ -7,8 +7,8 @@ use std::sync::OnceLock;
 
 use arbitrary::{Arbitrary, Unstructured};
 use double_routing::{
-    AdapterChoice, AdapterClass, Checkpoint, DoubleRouting, Element, Gpu, Linear, PathSettings, PlanKind, Selection,
-    Settings, Storage, Values, Weights,
+    AdapterChoice, Checkpoint, DoubleRouting, Element, Gpu, Linear, PathSettings, PlanKind, Selection, Settings,
+    Storage, Values, Weights,
     check::LayerTruth,
     kernels::{GroupLimit, GroupScore, PathChoice, Score, Tuning},
     moe::{MoeWeights, RouterConfig, RouterWeights},
@@ -100,11 +100,11 @@ struct Layer {
     select: u8,
     lengths: Option<[u8; 8]>,
     types: [u8; 3],
-    class: u8,
     numbers: Vec<i8>,
 }
 
-/// The adapter that is first in the list, and what stands for hardware on it.
+/// The adapter that is first in the list. In configurations for hardware, which software drivers take half a minute to compile, the tests run
+/// every case.
 fn gpu() -> &'static Gpu {
     static GPU: OnceLock<Gpu> = OnceLock::new();
     GPU.get_or_init(|| pollster::block_on(Gpu::open(&AdapterChoice::default())).expect("an adapter"))
@@ -180,17 +180,11 @@ pub fn layer(data: &[u8]) {
         },
         paths: PathSettings { per_token: size(drawn.per_token, paths.min(8) as u8), choice },
     };
-    // Mostly as it is: software drivers take long to compile what is for hardware.
-    let gpu = match drawn.class {
-        0 => gpu().clone().with_class(AdapterClass::Integrated),
-        1 => gpu().clone().with_class(AdapterClass::Discrete),
-        _ => gpu().clone(),
-    };
     let storage = Storage { x: element(drawn.types[1]), y: element(drawn.types[2]) };
     // x of 16 bits goes with weights of the same type or of f32.
     let of_two_types = storage.x != Element::F32 && of_weights != Element::F32 && storage.x != of_weights;
     let config = RouterConfig { paths, per_token: settings.paths.per_token, choice };
-    let layer = match DoubleRouting::new(&gpu, &weights, settings) {
+    let layer = match DoubleRouting::new(gpu(), &weights, settings) {
         Ok(layer) => layer,
         Err(error) => {
             assert!(paths > 1 && config.check().is_err(), "{error}: {drawn:?}");

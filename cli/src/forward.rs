@@ -42,10 +42,11 @@ pub struct Arguments {
     /// A tensor behind the prefix that has nothing to do with the layer, or what the names of several begin with: `tokens.`
     #[arg(long, value_name = "NAME")]
     ignore: Vec<String>,
-    /// Safetensors file with a tensor `x` [B, S, in] or [N, in] of F32, F16 or BF16, which stays so on the device, and `lengths` [B] where sequences are padded; or .npy
+    /// Safetensors file with a tensor `x` [B, S, in] or [N, in] of F32, F16 or BF16, which stays so on the device, or F64, and where sequences are padded `lengths` [B] or a
+    /// `mask` [B, S]; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Safetensors file to write: `y`, the routing weights `w`, and what was decided: `indices`, `ids`, `gates`
+    /// Safetensors file to write, `-` for standard output: `y`, the routing weights `w`, and what was decided: `indices`, `ids`, `gates`
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// What y is stored in. Tokens' y differ by a few percent or less: 16 bits lose much of that
@@ -77,7 +78,7 @@ pub struct Arguments {
     /// Compare with the CPU reference; exit with 1 where the error is not within its bound
     #[arg(long)]
     check: bool,
-    /// Let NaN and infinities in x and in the weights pass
+    /// Let NaN and infinities in x, in the weights and in the results pass
     #[arg(long)]
     allow_non_finite: bool,
     /// Print one JSON object

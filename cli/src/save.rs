@@ -7,7 +7,7 @@ use std::{
     path::{Path, PathBuf},
 };
 
-use anyhow::{Context, bail, ensure};
+use anyhow::{Context, bail};
 use tempfile::NamedTempFile;
 
 use crate::interrupt::{self, Temporary};
@@ -107,7 +107,9 @@ fn replacement(path: PathBuf) -> anyhow::Result<To> {
 fn keep(there: &fs::Metadata, file: &File) -> anyhow::Result<()> {
     use std::os::unix::fs::{MetadataExt, fchown};
     let links = there.nlink();
-    ensure!(links == 1, "it has {links} names (hard links), of which the others would keep what it is now");
+    if links > 1 {
+        bail!("it has {links} names (hard links), of which the others would keep what it is now");
+    }
     let own = file.metadata()?;
     if (own.uid(), own.gid()) != (there.uid(), there.gid()) {
         let owner = || format!("it is of user {} and group {}, which cannot be kept", there.uid(), there.gid());

@@ -65,10 +65,10 @@ pub struct Arguments {
     /// A tensor behind the prefix that has nothing to do with it, or what the names of several begin with: `adapter.`
     #[arg(long, value_name = "NAME")]
     ignore: Vec<String>,
-    /// Safetensors file with a tensor `x` [T, D] or [B, S, D] of F32, F16 or BF16, which stays so on the device; or .npy
+    /// Safetensors file with a tensor `x` [T, D] or [B, S, D] of F32, F16 or BF16, which stays so on the device, or F64; or .npy
     #[arg(long, value_name = "FILE")]
     input: PathBuf,
-    /// Safetensors file to write: `ids` and `gates` [T, e], `counts` [P], `margin` [T], and a block's `y`, of the shape of x
+    /// Safetensors file to write, `-` for standard output: `ids` and `gates` [T, e], `counts` [P], `margin` [T], and a block's `y`, of the shape of x
     #[arg(long, value_name = "FILE")]
     output: PathBuf,
     /// What a block's y is stored in
@@ -88,7 +88,7 @@ pub struct Arguments {
     /// Also draw which token has which paths, and the load of each path
     #[arg(long, value_name = "FILE.svg|FILE.png")]
     picture: Option<PathBuf>,
-    /// Let NaN and infinities in x and in the weights pass
+    /// Let NaN and infinities in x, in the weights and in the results pass
     #[arg(long)]
     allow_non_finite: bool,
     /// Print one JSON object
