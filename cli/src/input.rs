@@ -107,15 +107,11 @@ impl<'a> Rows<'a> {
 
     /// Checks what was taken from a place of x on, and lets the file's pages go.
     fn taken(&self, values: &[f32], start: usize) -> anyhow::Result<()> {
-        if let Some(source) = self.source {
-            source.release(0..source.len());
-        }
+        let Some(source) = self.source else { return Ok(()) };
+        source.release(0..source.len());
         match self.input.first_non_finite(values, start).filter(|_| !self.allow_non_finite) {
             None => Ok(()),
-            Some(found) => Err(refusal(&found)).with_context(|| match self.source {
-                Some(source) => source.path().display().to_string(),
-                None => "x".into(),
-            }),
+            Some(found) => Err(refusal(&found)).with_context(|| source.path().display().to_string()),
         }
     }
 }
